@@ -1,0 +1,1 @@
+//! Phased graceful shutdown for tokio services.
