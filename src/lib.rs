@@ -1,1 +1,6 @@
-//! The trading server.
+//! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
+
+pub mod engines;
+pub mod gateway;
+pub mod store;
+pub mod stream;

@@ -1,0 +1,60 @@
+//! The engine registry: one engine per account, driven by a task of its own.
+
+use std::time::Duration;
+
+use trading::command::{Command, Record};
+use trading::ids::{AccountId, ClientOrderId, Epoch};
+
+/// Why a command was not decided upon. Nothing was stored, and the same command may be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// No such account here.
+    #[error("no such account")]
+    UnknownAccount,
+    /// The account's queue is full.
+    #[error("the account's queue is full")]
+    Busy,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The engine is still recovering, or was just fenced and recovers again.
+    #[error("the account is not ready")]
+    NotReady,
+    /// The store did not confirm. The command may or may not have been decided: sending it again is safe.
+    #[error("the store did not confirm the command")]
+    Unconfirmed,
+}
+
+/// How an engine stands, for health, status and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineStatus {
+    /// The account.
+    pub account: AccountId,
+    /// What people call it.
+    pub label: String,
+    /// Whether it trades: recovered, and its lease held.
+    pub ready: bool,
+    /// What it is doing, in words: `recovering`, `running`, `draining`, `stopped`, `fenced`.
+    pub state: &'static str,
+    /// The lease epoch.
+    pub epoch: Option<Epoch>,
+    /// Robots by run state that trade.
+    pub robots_running: usize,
+    /// Orders that have not ended.
+    pub live_orders: usize,
+    /// Orders whose outcome is not known, with their age: what holds up a drain.
+    pub unresolved: Vec<(ClientOrderId, Duration)>,
+    /// Commands waiting.
+    pub queued: usize,
+}
+
+/// What HTTP and the other features may ask of the engines.
+#[async_trait::async_trait]
+pub trait Engines: Send + Sync + std::fmt::Debug {
+    /// Hands a command to the account's engine and waits until its outcome is durable (bounded to a few seconds).
+    ///
+    /// Cancel safety: a command whose caller goes away is decided all the same; asking again gives the same answer.
+    async fn submit(&self, account: AccountId, command: Command) -> Result<Record, SubmitError>;
+    /// How every engine stands.
+    fn status(&self) -> Vec<EngineStatus>;
+}

@@ -1,0 +1,1 @@
+//! The websocket stream: committed events, in order, to bounded sessions.
