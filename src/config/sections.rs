@@ -1,0 +1,78 @@
+//! The sections that need no file of their own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `server`: the public listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Address and port. Loopback unless configured otherwise.
+    pub bind: SocketAddr,
+    /// How many connections at once; further ones wait in the listener's queue.
+    pub max_connections: usize,
+    /// How long a request head may take to arrive.
+    pub header_timeout_ms: u64,
+    /// How long a request body may take to arrive.
+    pub body_timeout_ms: u64,
+    /// How long a connection may stay idle between requests.
+    pub idle_timeout_ms: u64,
+    /// How long a request may take in all.
+    pub request_timeout_ms: u64,
+    /// The largest request body.
+    pub body_limit_bytes: usize,
+    /// Origins from which browsers may open a websocket, besides the server's own.
+    pub allowed_origins: Vec<String>,
+}
+
+/// `admin`: the private listeners. The Unix socket `admin.sock` in the data directory always exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// A loopback address for `/metrics` and `/status` as well; absent means the socket only.
+    pub bind: Option<SocketAddr>,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which lines: `info`, or a filter such as `info,hotgo::engines=debug`.
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `store`: the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The SQLite file; `hotgo.db` in the data directory if absent.
+    pub path: Option<PathBuf>,
+}
+
+/// `stream`: websockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// How many sessions at once; further ones get 503.
+    pub max_sessions: usize,
+    /// How many events may wait for one session before it is closed and has to resume.
+    pub session_queue: usize,
+    /// How long a session has to authenticate.
+    pub auth_timeout_ms: u64,
+    /// Time between pings.
+    pub ping_interval_ms: u64,
+}
