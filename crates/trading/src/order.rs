@@ -388,6 +388,17 @@ impl Order {
         if self.filled >= self.qty { Qty::ZERO } else { self.qty - self.filled }
     }
 
+    /// What may still be filled, or is filled and not booked yet: the funds for it are not free.
+    pub fn outstanding(&self) -> Qty {
+        if !self.status.is_terminal() {
+            self.remaining()
+        } else if self.lacks_fills() {
+            self.reported - self.filled
+        } else {
+            Qty::ZERO
+        }
+    }
+
     /// Whether the venue reported fills that are not booked yet.
     pub fn lacks_fills(&self) -> bool {
         self.reported > self.filled
