@@ -1,7 +1,9 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
+pub mod clock;
 pub mod config;
 pub mod engines;
+pub mod failpoints;
 pub mod gateway;
 pub mod store;
 pub mod stream;

@@ -1,6 +1,12 @@
 //! The engine registry: one engine per account, driven by a task of its own.
 
+mod driver;
+mod registry;
+
 use std::time::Duration;
+
+pub use driver::{Driver, Ports};
+pub use registry::{EngineRegistry, Stage};
 
 use trading::command::{Command, Record};
 use trading::ids::{AccountId, ClientOrderId, Epoch};
@@ -34,8 +40,10 @@ pub struct EngineStatus {
     pub label: String,
     /// Whether it trades: recovered, and its lease held.
     pub ready: bool,
-    /// What it is doing, in words: `recovering`, `running`, `draining`, `stopped`, `fenced`.
+    /// What it is doing, in words: `starting`, `recovering`, `running`, `draining`, `stopped`, `quarantined`.
     pub state: &'static str,
+    /// Why it is quarantined.
+    pub reason: Option<String>,
     /// The lease epoch.
     pub epoch: Option<Epoch>,
     /// Robots by run state that trade.

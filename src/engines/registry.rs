@@ -1,0 +1,147 @@
+//! The registry: finds an account's engine, and leads all of them through a shutdown.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use trading::command::{Command, Record};
+use trading::ids::AccountId;
+
+use super::driver::{Driver, Ports};
+use super::{EngineStatus, Engines, SubmitError};
+use crate::store::Account;
+
+/// How long a caller waits for its command's commit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far the server's shutdown has come. Only ever grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Trade.
+    Run,
+    /// Make no new entries.
+    NoEntries,
+    /// Carry out stop policies, resolve what is unknown.
+    Drain,
+    /// Persist and end.
+    Stop,
+}
+
+/// A command on its way to an engine.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) command: Command,
+    pub(super) reply: oneshot::Sender<Result<Record, SubmitError>>,
+}
+
+/// An engine's public face, shared with its driver.
+#[derive(Debug)]
+pub(super) struct Face {
+    pub(super) status: Mutex<EngineStatus>,
+    /// Whether the drain has nothing left to wait for.
+    pub(super) drained: watch::Sender<bool>,
+}
+
+impl Face {
+    pub(super) fn status(&self) -> EngineStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut EngineStatus)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    intake: mpsc::Sender<Submission>,
+    face: Arc<Face>,
+}
+
+/// All engines of this process.
+#[derive(Debug)]
+pub struct EngineRegistry {
+    entries: BTreeMap<AccountId, Entry>,
+    stage: watch::Sender<Stage>,
+}
+
+impl EngineRegistry {
+    /// Makes an engine for each account. The returned drivers are futures that the caller runs and tracks; each ends after
+    /// [`EngineRegistry::advance`]`(Stage::Stop)`.
+    pub fn new(accounts: Vec<(Account, Ports)>, queue: usize) -> (Arc<Self>, Vec<Driver>) {
+        let (stage, _) = watch::channel(Stage::Run);
+        let (mut entries, mut drivers) = (BTreeMap::new(), Vec::new());
+        for (account, ports) in accounts {
+            let (intake, submissions) = mpsc::channel(queue.max(1));
+            let status = EngineStatus {
+                account: account.id,
+                label: account.label.clone(),
+                ready: false,
+                state: "starting",
+                reason: None,
+                epoch: None,
+                robots_running: 0,
+                live_orders: 0,
+                unresolved: Vec::new(),
+                queued: 0,
+            };
+            let (drained, _) = watch::channel(false);
+            let face = Arc::new(Face { status: Mutex::new(status), drained });
+            entries.insert(account.id, Entry { intake, face: Arc::clone(&face) });
+            drivers.push(Driver::new(account, ports, submissions, stage.subscribe(), face));
+        }
+        (Arc::new(Self { entries, stage }), drivers)
+    }
+
+    /// Moves every engine on to this stage of the shutdown; a stage that is already past changes nothing.
+    pub fn advance(&self, stage: Stage) {
+        self.stage.send_if_modified(|current| {
+            let later = stage > *current;
+            *current = stage.max(*current);
+            later
+        });
+    }
+
+    /// Waits until no engine has anything left to drain. Cancel safe.
+    pub async fn drained(&self) {
+        for entry in self.entries.values() {
+            // An engine that is gone has nothing left to drain.
+            let _gone = entry.face.drained.subscribe().wait_for(|drained| *drained).await;
+        }
+    }
+
+    /// Waits until every engine takes commands. Cancel safe.
+    pub async fn ready(&self, poll: Duration) {
+        while !self.status().iter().all(|status| status.ready) {
+            tokio::time::sleep(poll).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Engines for EngineRegistry {
+    async fn submit(&self, account: AccountId, command: Command) -> Result<Record, SubmitError> {
+        let entry = self.entries.get(&account).ok_or(SubmitError::UnknownAccount)?;
+        if *self.stage.borrow() >= Stage::Stop {
+            return Err(SubmitError::Stopping);
+        }
+        if !entry.face.status().ready {
+            return Err(SubmitError::NotReady);
+        }
+        let (reply, answer) = oneshot::channel();
+        entry.intake.try_send(Submission { command, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::Busy,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopping,
+        })?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(SubmitError::Unconfirmed),
+        }
+    }
+
+    fn status(&self) -> Vec<EngineStatus> {
+        let queued = |entry: &Entry| entry.intake.max_capacity() - entry.intake.capacity();
+        self.entries.values().map(|entry| EngineStatus { queued: queued(entry), ..entry.face.status() }).collect()
+    }
+}

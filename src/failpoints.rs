@@ -1,0 +1,49 @@
+//! Named points in an order's life at which tests hold it: P0 read, P1 authorised, P2 before the intent's commit, P3 committed
+//! and unanswered, P4 SENDING committed, P6 answer in memory, P7 result committed. (P5, on the wire, is the venue's hold
+//! knob.) Without the cargo feature `failpoints` this compiles to nothing.
+
+/// Holds the caller while the point is set to `return(pause)`; ends the process at `return(kill)` as SIGKILL would.
+#[cfg(feature = "failpoints")]
+pub async fn hit(name: &str) {
+    let mut told = false;
+    while let Some(action) = fail::eval(name, |action| action.unwrap_or_default()) {
+        if !told {
+            tracing::warn!(failpoint = name, action, "failpoint reached");
+            told = true;
+        }
+        if action == "kill" {
+            std::process::abort();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// Nothing.
+#[cfg(not(feature = "failpoints"))]
+#[expect(clippy::unused_async, reason = "the same signature as with the feature")]
+pub async fn hit(_name: &str) {}
+
+/// Sets a point: `pause`, `kill` or `off`.
+///
+/// # Errors
+/// The action is unknown, or the binary was built without failpoints.
+#[cfg(feature = "failpoints")]
+pub fn set(name: &str, action: &str) -> Result<(), String> {
+    match action {
+        "off" => {
+            fail::remove(name);
+            Ok(())
+        }
+        "pause" | "kill" => fail::cfg(name, &format!("return({action})")),
+        other => Err(format!("action `{other}`: pause, kill or off")),
+    }
+}
+
+/// Sets a point.
+///
+/// # Errors
+/// Always: the binary was built without failpoints.
+#[cfg(not(feature = "failpoints"))]
+pub fn set(_name: &str, _action: &str) -> Result<(), String> {
+    Err("this binary was built without the feature `failpoints`".into())
+}
