@@ -203,6 +203,13 @@ impl Guard {
         let label = self.id.and_then(|id| lock(&core.named).guards.get(&id).map(|(label, _)| label.clone()));
         Self { shard: Arc::clone(&self.shard), id: label.and_then(|label| core.add_label(label)) }
     }
+
+    /// A fork with a label of its own.
+    #[cfg(feature = "axum")]
+    pub(crate) fn fork_labelled(&self, label: Label) -> Self {
+        self.shard.held.fetch_add(1, SeqCst);
+        Self { shard: Arc::clone(&self.shard), id: self.shard.core.add_label(label) }
+    }
 }
 
 impl Drop for Guard {
