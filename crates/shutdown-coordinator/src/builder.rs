@@ -1,0 +1,266 @@
+//! Describing a shutdown: phases, deadline, watchdog, signals.
+
+use std::{borrow::Cow, collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    handle::ShutdownHandle,
+    phase::{self, FailurePolicy, PhaseConfig, PhaseId},
+    run::ShutdownCoordinator,
+    shared::{Limits, Shared},
+    signal::{self, SignalPolicy},
+    watchdog,
+};
+
+/// The whole shutdown must be over after this long, unless the builder is told otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a hook that was told of its expiry may take to end by itself, unless the builder is told otherwise.
+pub const DEFAULT_GRACE: Duration = Duration::from_millis(100);
+
+/// Why a shutdown could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Two phases have the same name.
+    #[error("two phases are called {0:?}")]
+    DuplicatePhase(String),
+    /// The reserves on one path cannot all be kept.
+    #[error("the reserves of {} add up to {reserves:?}, above the deadline of {deadline:?}", path.join(" -> "))]
+    ReservesAboveDeadline {
+        /// The phases with a reserve on that path, in order.
+        path: Vec<String>,
+        /// The sum of their reserves.
+        reserves: Duration,
+        /// The deadline of the whole shutdown.
+        deadline: Duration,
+    },
+    /// A phase comes after one that does not exist.
+    #[error("phase {phase:?} comes after {unknown:?}, which does not exist")]
+    UnknownPhase {
+        /// The phase with the faulty setting.
+        phase: String,
+        /// The name nobody has.
+        unknown: String,
+    },
+    /// Phases wait for each other.
+    #[error("phases wait for each other: {}", .0.join(" -> "))]
+    Cycle(Vec<String>),
+    /// A signal handler could not be installed.
+    #[error("signal handlers could not be installed")]
+    Signals(#[source] io::Error),
+    /// The watchdog's thread could not be started.
+    #[error("the watchdog could not be started")]
+    Watchdog(#[source] io::Error),
+}
+
+/// One phase as a configuration file gives it. All times are in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PhaseSpec {
+    /// Its name, unique in the graph.
+    pub name: String,
+    /// The names of the phases that must be over before it starts.
+    pub after: Vec<String>,
+    /// See [`PhaseBuilder::timeout`].
+    pub timeout_ms: Option<u64>,
+    /// See [`PhaseBuilder::reserve`].
+    pub reserve_ms: u64,
+    /// See [`PhaseBuilder::hold`].
+    pub hold_ms: u64,
+    /// See [`PhaseBuilder::sequential`].
+    pub sequential: bool,
+    /// See [`PhaseBuilder::point_of_no_return`].
+    pub point_of_no_return: bool,
+    /// See [`PhaseBuilder::on_failure`].
+    pub on_failure: FailurePolicy,
+}
+
+/// Describes a shutdown. Made by [`ShutdownCoordinator::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    phases: Vec<PhaseConfig>,
+    limits: Limits,
+    signals: Option<SignalPolicy>,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        let limits = Limits { deadline: DEFAULT_DEADLINE, grace: DEFAULT_GRACE, watchdog_margin: None };
+        Self { phases: Vec::new(), limits, signals: None }
+    }
+
+    /// A builder with the phases of a configuration file, which may come in any order.
+    ///
+    /// Fails with [`BuildError::DuplicatePhase`], [`BuildError::UnknownPhase`] or [`BuildError::Cycle`].
+    pub fn from_specs(specs: impl IntoIterator<Item = PhaseSpec>) -> Result<Self, BuildError> {
+        let mut builder = Self::new();
+        builder.phases = in_order(specs.into_iter().collect())?;
+        Ok(builder)
+    }
+
+    /// Adds a phase. End the chain with [`PhaseBuilder::id`] to name the phase elsewhere.
+    pub fn phase(&mut self, name: impl Into<Cow<'static, str>>) -> PhaseBuilder<'_> {
+        let id = PhaseId(self.phases.len());
+        self.phases.push(PhaseConfig::new(name.into()));
+        PhaseBuilder { builder: self, id }
+    }
+
+    /// When the whole shutdown must be over, counted from the trigger.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.limits.deadline = deadline;
+        self
+    }
+
+    /// How long hooks and tasks that were told of their expiry may take to end before they are aborted.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.limits.grace = grace;
+        self
+    }
+
+    /// Ends the process with [`EXIT_WATCHDOG`](crate::EXIT_WATCHDOG) when the shutdown is not over this long after its
+    /// deadline, even when every thread of the runtime is blocked. Without this call there is no watchdog.
+    ///
+    /// The margin should exceed the graces that can add up on one path, see [`Plan`](crate::Plan).
+    pub fn watchdog(mut self, margin: Duration) -> Self {
+        self.limits.watchdog_margin = Some(margin);
+        self
+    }
+
+    /// Listens to signals. Without this call no signal handler is installed.
+    pub fn signals(mut self, policy: SignalPolicy) -> Self {
+        self.signals = Some(policy);
+        self
+    }
+
+    /// Checks the description, installs the signal handlers and starts the watchdog's thread.
+    ///
+    /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
+    pub fn build(self) -> Result<(ShutdownCoordinator, ShutdownHandle), BuildError> {
+        let phases = phase::prepare(self.phases, self.limits.deadline)?;
+        let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
+        let shared = Arc::new(Shared::new(phases, self.limits, alarm.clone()));
+        if let Some(alarm) = alarm {
+            watchdog::start(alarm, Arc::downgrade(&shared)).map_err(BuildError::Watchdog)?;
+        }
+        if let Some(policy) = self.signals {
+            signal::install(policy, &shared).map_err(BuildError::Signals)?;
+        }
+        Ok((ShutdownCoordinator::new(Arc::clone(&shared)), ShutdownHandle::new(shared)))
+    }
+}
+
+/// Settings of one phase. The phase exists already; the methods change it, and their result may be dropped.
+#[derive(Debug)]
+pub struct PhaseBuilder<'a> {
+    builder: &'a mut Builder,
+    id: PhaseId,
+}
+
+#[expect(clippy::return_self_not_must_use, reason = "each method has changed the phase already")]
+impl PhaseBuilder<'_> {
+    fn set(self, change: impl FnOnce(&mut PhaseConfig)) -> Self {
+        if let Some(config) = self.builder.phases.get_mut(self.id.0) {
+            change(config);
+        }
+        self
+    }
+
+    /// The phase starts when all of these are over. Ids exist only for earlier phases, so no cycle can be written.
+    pub fn after(self, phases: &[PhaseId]) -> Self {
+        let own = self.id.0;
+        self.set(|config| config.after.extend(phases.iter().map(|id| id.0).filter(|index| *index < own)))
+    }
+
+    /// The phase ends at the latest this long after its start. Zero means that its hooks are polled once.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.timeout = Some(timeout))
+    }
+
+    /// Keeps this much time for the phase, whatever happens before it, a forced shutdown included.
+    pub fn reserve(self, reserve: Duration) -> Self {
+        self.set(|config| config.reserve = reserve)
+    }
+
+    /// The phase lasts at least this long, within its deadline, unless the shutdown is forced.
+    pub fn hold(self, hold: Duration) -> Self {
+        self.set(|config| config.hold = hold)
+    }
+
+    /// Hooks run one after the other, the last registered first, instead of all at once.
+    pub fn sequential(self) -> Self {
+        self.set(|config| config.sequential = true)
+    }
+
+    /// Once this phase has started, the shutdown can no longer be aborted.
+    pub fn point_of_no_return(self) -> Self {
+        self.set(|config| config.point_of_no_return = true)
+    }
+
+    /// What follows when something in this phase fails, panics or is late.
+    pub fn on_failure(self, policy: FailurePolicy) -> Self {
+        self.set(|config| config.on_failure = policy)
+    }
+
+    /// The phase's id.
+    pub fn id(self) -> PhaseId {
+        self.id
+    }
+}
+
+/// Sorts specs so that each comes after those it waits for, otherwise keeping their order.
+fn in_order(specs: Vec<PhaseSpec>) -> Result<Vec<PhaseConfig>, BuildError> {
+    let mut names = BTreeMap::new();
+    for spec in &specs {
+        if names.insert(spec.name.clone(), None).is_some() {
+            return Err(BuildError::DuplicatePhase(spec.name.clone()));
+        }
+    }
+    for spec in &specs {
+        if let Some(unknown) = spec.after.iter().find(|name| !names.contains_key(*name)) {
+            return Err(BuildError::UnknownPhase { phase: spec.name.clone(), unknown: unknown.clone() });
+        }
+    }
+    let mut placed: BTreeMap<String, Option<usize>> = names;
+    let mut waiting = specs;
+    let mut configs = Vec::new();
+    while !waiting.is_empty() {
+        let ready =
+            waiting.iter().position(|spec| spec.after.iter().all(|name| placed.get(name).is_some_and(Option::is_some)));
+        let Some(ready) = ready else { return Err(BuildError::Cycle(find_cycle(&waiting))) };
+        let spec = waiting.remove(ready);
+        let after = spec.after.iter().filter_map(|name| placed.get(name).copied().flatten()).collect();
+        placed.insert(spec.name.clone(), Some(configs.len()));
+        configs.push(PhaseConfig {
+            name: spec.name.into(),
+            after,
+            timeout: spec.timeout_ms.map(Duration::from_millis),
+            reserve: Duration::from_millis(spec.reserve_ms),
+            hold: Duration::from_millis(spec.hold_ms),
+            sequential: spec.sequential,
+            point_of_no_return: spec.point_of_no_return,
+            on_failure: spec.on_failure,
+        });
+    }
+    Ok(configs)
+}
+
+/// Among specs that all wait for another of them, walking from one to its predecessor must come round.
+fn find_cycle(stuck: &[PhaseSpec]) -> Vec<String> {
+    let mut path: Vec<String> = Vec::new();
+    let mut current = stuck.first();
+    while let Some(spec) = current {
+        if let Some(start) = path.iter().position(|name| *name == spec.name) {
+            path.drain(..start);
+            break;
+        }
+        path.push(spec.name.clone());
+        current = spec.after.iter().find_map(|name| stuck.iter().find(|other| other.name == *name));
+    }
+    // Walked against the order; shown along it, and closed.
+    path.reverse();
+    path.extend(path.first().cloned());
+    path
+}

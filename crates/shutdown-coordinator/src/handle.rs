@@ -1,0 +1,200 @@
+//! The handle: everything but running.
+
+use std::{borrow::Cow, fmt, future::Future, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    gate::Gate,
+    hook::{HookContext, HookOutput, Late, Registration, Work},
+    phase::PhaseId,
+    plan::Plan,
+    progress::{Blocker, Progress},
+    reason::{Reason, Trigger},
+    record::WorkKind,
+    shared::{PastPointOfNoReturn, Shared},
+    task::{Rejected, Task},
+};
+
+/// Starts, forces, aborts and watches the shutdown, and registers what it has to do.
+///
+/// Cheap to clone. It cannot wait for the run, so no hook can wait for itself. Every method may be called from any
+/// thread, with or without a runtime, except that [`ShutdownHandle::spawn`] needs one.
+#[derive(Clone)]
+pub struct ShutdownHandle {
+    shared: Arc<Shared>,
+}
+
+impl ShutdownHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Starts the shutdown. Its deadline counts from here, and a trigger before the run is remembered.
+    ///
+    /// The first trigger wins; later ones, also those from inside a hook, change nothing and get its reason back.
+    pub fn trigger(&self, reason: Reason) -> Trigger {
+        self.shared.trigger(reason)
+    }
+
+    /// Ends all waiting, starting the shutdown if need be.
+    ///
+    /// Phases that run now and those still to come end at once, apart from a reserve of theirs, which they keep. The
+    /// report is made all the same.
+    pub fn force(&self, reason: Reason) {
+        self.shared.force(reason);
+    }
+
+    /// Calls the shutdown off. Does nothing when there is none.
+    ///
+    /// Gates open, tokens are renewed, and [`ShutdownHandle::is_shutting_down`] is `false` again when this returns. A
+    /// token that was cancelled stays so, and a hook that has started is told by its `expiring` token, then aborted; it
+    /// does not run again in a later shutdown.
+    pub fn abort(&self) -> Result<(), PastPointOfNoReturn> {
+        self.shared.abort()
+    }
+
+    /// Whether a shutdown has begun. One atomic load.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.is_shutting_down()
+    }
+
+    /// Why the shutdown was started, once it was.
+    pub fn reason(&self) -> Option<Reason> {
+        self.shared.reason()
+    }
+
+    /// The phase with this name.
+    pub fn phase(&self, name: &str) -> Option<PhaseId> {
+        self.shared.phases.iter().position(|phase| phase.config.name == name).map(PhaseId)
+    }
+
+    /// Registers a hook. Its phase calls it when it starts, and waits for it.
+    pub fn on<F, Fut>(
+        &self,
+        phase: PhaseId,
+        name: impl Into<Cow<'static, str>>,
+        hook: F,
+    ) -> Result<Registration, Late<F>>
+    where
+        F: FnOnce(HookContext) -> Fut + Send + 'static,
+        Fut: Future<Output: HookOutput> + Send + 'static,
+    {
+        self.register(phase, name.into(), WorkKind::Hook, hook, Work::new_async)
+    }
+
+    /// Registers a hook that blocks. It gets a thread of its own, inside the runtime's context, which cannot be ended:
+    /// past its deadline it is reported as leaked.
+    pub fn on_blocking<F, R>(
+        &self,
+        phase: PhaseId,
+        name: impl Into<Cow<'static, str>>,
+        hook: F,
+    ) -> Result<Registration, Late<F>>
+    where
+        F: FnOnce(HookContext) -> R + Send + 'static,
+        R: HookOutput,
+    {
+        self.register(phase, name.into(), WorkKind::BlockingHook, hook, Work::new_blocking)
+    }
+
+    fn register<F>(
+        &self,
+        phase: PhaseId,
+        name: Cow<'static, str>,
+        kind: WorkKind,
+        hook: F,
+        into_work: impl FnOnce(F) -> Work,
+    ) -> Result<Registration, Late<F>> {
+        let id = self.shared.add_hook(phase, name, kind, hook, into_work).map_err(|hook| Late { hook })?;
+        Ok(Registration { shared: Arc::downgrade(&self.shared), phase, id })
+    }
+
+    /// A gate that closes when the phase starts; the phase waits for its guards. Made later than that it is closed.
+    pub fn gate(&self, phase: PhaseId, name: impl Into<Cow<'static, str>>) -> Gate {
+        self.shared.add_gate(phase, name.into())
+    }
+
+    /// Spawns a task that the phase waits for, and aborts when its time is over.
+    ///
+    /// The task learns of the start of its phase by [`ShutdownHandle::token`]. Once the phase has started, or outside of
+    /// a tokio runtime, the future comes back unpolled.
+    pub fn spawn<F>(
+        &self,
+        phase: PhaseId,
+        name: impl Into<Cow<'static, str>>,
+        future: F,
+    ) -> Result<Task<F::Output>, Rejected<F>>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        match self.shared.phases.get(phase.0) {
+            Some(phase) => phase.tasks.spawn(name.into(), future),
+            None => Err(Rejected { future, cause: crate::RejectCause::PhaseStarted }),
+        }
+    }
+
+    /// Cancelled when the phase starts. After an abort, ask again for a fresh one.
+    pub fn token(&self, phase: PhaseId) -> CancellationToken {
+        self.shared.token(phase)
+    }
+
+    /// Cancelled when a shutdown begins, before its first phase and any `hold`: the moment to stop being ready. After an
+    /// abort, ask again for a fresh one.
+    pub fn begun(&self) -> CancellationToken {
+        self.shared.begun()
+    }
+
+    /// Cancelled when the shutdown is forced.
+    pub fn force_token(&self) -> CancellationToken {
+        self.shared.force_token()
+    }
+
+    /// Runs `future` to its end unless a shutdown begins first; then it is dropped, and the reason returned. Meant for
+    /// start-up. Cancel safe if `future` is.
+    pub async fn until_shutdown<F: Future>(&self, future: F) -> Result<F::Output, Reason> {
+        let begun = self.begun();
+        tokio::select! {
+            biased;
+            () = begun.cancelled() => Err(self.reason().unwrap_or_else(|| Reason::Manual("aborted".to_owned()))),
+            output = future => Ok(output),
+        }
+    }
+
+    /// How many times SIGHUP, or [`ShutdownHandle::reload`], has asked for a reload.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.shared.reloads.subscribe()
+    }
+
+    /// Asks for a reload, as SIGHUP does.
+    pub fn reload(&self) {
+        self.shared.reloads.send_modify(|count| *count += 1);
+    }
+
+    /// How far the shutdown is.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress()
+    }
+
+    /// What the running phases wait for, by name and age.
+    pub fn blockers(&self) -> Vec<Blocker> {
+        self.shared.blockers()
+    }
+
+    /// What a shutdown would do now.
+    pub fn plan(&self) -> Plan {
+        self.shared.plan()
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl fmt::Debug for ShutdownHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownHandle").field("shutting_down", &self.is_shutting_down()).finish_non_exhaustive()
+    }
+}
