@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::exchange::{OrderKind, Side, TimeInForce};
 use crate::ids::{AccountId, ClientOrderId, OrderKey, RobotId};
 use crate::market::{Quote, Symbol, SymbolInfo};
-use crate::money::{Amount, Qty};
+use crate::money::{Amount, MAX_VALUE, Qty};
 use crate::order::Order;
 use crate::position::Position;
 use crate::risk::Limits;
@@ -167,7 +167,7 @@ pub struct View<'a> {
     pub quote: Option<&'a Quote>,
     /// What the robot holds.
     pub position: &'a Position,
-    /// Its orders that have not ended, by id.
+    /// Its orders that have not ended, and ended ones whose fills are not all booked ([`Order::lacks_fills`]), by id.
     pub live: &'a BTreeMap<ClientOrderId, Order>,
     /// The number that a decision made now would have.
     pub decision: i64,
@@ -257,4 +257,31 @@ impl RobotConfig {
 /// The order that a key names, among live orders.
 pub fn find_live<'a>(live: &'a BTreeMap<ClientOrderId, Order>, key: OrderKey) -> Option<&'a Order> {
     live.values().find(|order| order.key == key)
+}
+
+/// What of the position the robot may sell: what it holds, less what its own sells may still take, in whole lots.
+pub(crate) fn sellable(view: &View<'_>) -> Qty {
+    let reserved: Qty = view.live.values().filter(|order| order.side == Side::Sell).map(Order::outstanding).sum();
+    let free = Qty::new(view.position.qty.get()) - reserved;
+    if free <= Qty::ZERO { Qty::ZERO } else { free.floor_to(view.symbol.lot) }
+}
+
+fn refuse(
+    field: &'static str,
+    given: impl std::fmt::Display,
+    accepted: impl std::fmt::Display,
+) -> Result<(), ConfigError> {
+    Err(ConfigError { field, problem: format!("{given} given, accepted: {accepted}") })
+}
+
+/// A quantity for orders of this symbol: a multiple of the lot, not below the venue's minimum.
+fn check_qty(field: &'static str, qty: Qty, symbol: &SymbolInfo) -> Result<(), ConfigError> {
+    let SymbolInfo { lot, min_qty, .. } = *symbol;
+    if qty <= Qty::ZERO || qty < min_qty || qty.get() >= MAX_VALUE {
+        return refuse(field, qty, format!("above zero, at least {min_qty}, below {MAX_VALUE}"));
+    }
+    if qty.floor_to(lot) != qty {
+        return refuse(field, qty, format!("a multiple of the lot {lot}"));
+    }
+    Ok(())
 }
