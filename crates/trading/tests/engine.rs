@@ -1,0 +1,324 @@
+//! The engine, driven through its inputs and judged by its committed events and by what the venue received.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_imports,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "tests"
+)]
+
+mod world;
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use trading::command::{Outcome, Wish};
+use trading::engine::Input;
+use trading::event::Event;
+use trading::exchange::{OrderKind, Side};
+use trading::ids::ClientOrderId;
+use trading::market::Asset;
+use trading::order::Status;
+use trading::robot::{RobotConfig, RunState, StopPolicy, dca, grid};
+use world::*;
+
+fn grid_config() -> RobotConfig {
+    let lower = "90".parse().unwrap();
+    let upper = "110".parse().unwrap();
+    RobotConfig::Grid(grid::Config { lower, upper, levels: 5, qty: "0.1".parse().unwrap() })
+}
+
+#[test]
+fn a_signal_becomes_one_filled_order_with_position_and_balances() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    let outcome = world.outcome("a", buy(robot, OrderKind::Market, None));
+    let order = world.only_order();
+    assert_eq!(outcome, Outcome::Done { robot: Some(robot), orders: vec![order.client_id.clone()] });
+    assert_eq!((order.status, order.filled), (Status::Filled, order.qty));
+    let tables = fold(&world.events);
+    assert_eq!(tables.positions[&robot].qty.to_string(), "0.0999");
+    assert_eq!(tables.balances[&Asset::new("USDT")].total.to_string(), "99990");
+    assert_eq!(tables.balances[&Asset::new("USDT")].total, world.venue.balances[&Asset::new("USDT")]);
+}
+
+#[test]
+fn the_same_command_gets_the_same_answer_and_makes_no_second_order() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    let first = world.outcome("a", buy(robot, OrderKind::Market, None));
+    for _ in 0..3 {
+        assert_eq!(world.outcome("a", buy(robot, OrderKind::Market, None)), first);
+    }
+    assert_eq!(world.venue.posts.len(), 1);
+}
+
+#[test]
+fn a_lost_answer_is_resolved_by_asking_and_never_by_sending_again() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropAnswer;
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    assert_eq!(world.only_order().status, Status::Filled);
+    assert_eq!(world.venue.posts.len(), 1);
+}
+
+#[test]
+fn a_lost_request_is_absent_only_after_its_deadline_and_then_sent_under_a_new_id() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropRequest;
+    let expires = world.now.after(Duration::from_mins(1));
+    world.outcome("a", buy(robot, OrderKind::Market, Some(expires)));
+    world.pass(Duration::from_secs(14));
+    let lost = world.only_order();
+    assert_eq!(lost.status, Status::Unknown, "before the deadline `not found` proves nothing");
+    world.pass(Duration::from_secs(10));
+    let orders = world.orders();
+    assert_eq!(orders[&lost.client_id].status, Status::Absent);
+    let again = orders.values().find(|order| order.client_id != lost.client_id).expect("a second generation");
+    assert_eq!((again.key, again.generation, again.status), (lost.key, 1, Status::Filled));
+}
+
+#[test]
+fn a_lost_request_of_an_expired_signal_is_not_sent_again() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropRequest;
+    let expires = world.now.after(Duration::from_secs(5));
+    world.outcome("a", buy(robot, OrderKind::Market, Some(expires)));
+    world.pass(Duration::from_secs(40));
+    assert_eq!(world.only_order().status, Status::Absent);
+    assert!(world.venue.posts.is_empty());
+}
+
+#[test]
+fn absence_is_not_proven_while_the_stream_is_down() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropRequest;
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    world.feed(Input::Stream(trading::exchange::StreamEvent::Down));
+    world.pass(Duration::from_mins(1));
+    assert_eq!(world.only_order().status, Status::Unknown);
+    world.settle();
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.only_order().status, Status::Absent);
+}
+
+#[test]
+fn while_an_outcome_is_unknown_a_new_entry_waits_as_an_intent() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropRequest;
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    let Outcome::Done { orders, .. } = world.outcome("b", buy(robot, OrderKind::Market, None)) else { panic!() };
+    assert_eq!(world.orders()[&orders[0]].status, Status::Intent);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.orders()[&orders[0]].status, Status::Filled);
+    assert_eq!(world.venue.posts.len(), 1, "only the second one ever left");
+}
+
+#[test]
+fn after_a_crash_in_mid_order_the_venue_is_asked_before_anything_else_is_done() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.submit("a", buy(robot, OrderKind::Market, None));
+    // SENDING is committed, nothing has left.
+    world.crash();
+    assert!(!world.engine.is_ready());
+    world.settle();
+    assert!(world.engine.is_ready(), "the venue has answered about everything");
+    assert_eq!(world.only_order().status, Status::Unknown);
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.only_order().status, Status::Absent);
+    assert_eq!(world.engine.unresolved().count(), 0);
+}
+
+#[test]
+fn fills_that_happened_while_the_process_was_dead_are_booked_at_the_start() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, limit("99"), None));
+    let order = world.only_order();
+    assert_eq!(order.status, Status::Open);
+    world.price = "99".parse().unwrap();
+    let engine_never_hears = world.events.len();
+    world.fill_resting(&order.client_id, "0.04");
+    world.events.truncate(engine_never_hears);
+    world.crash();
+    world.settle();
+    assert_eq!(world.only_order().status, Status::Partial);
+    assert_eq!(world.only_order().filled.to_string(), "0.04");
+}
+
+#[test]
+fn a_ledger_older_than_the_venue_takes_no_commands() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    let backup = world.events.clone();
+    world.outcome("a", buy(robot, limit("99"), None));
+    world.events = backup;
+    world.crash();
+    world.settle();
+    assert!(!world.engine.is_ready());
+    assert!(world.engine.quarantine().unwrap().contains("the ledger is older"));
+}
+
+#[test]
+fn a_drain_leaves_resting_orders_under_keep_and_cancels_them_under_cancel() {
+    for (policy, expected) in [(StopPolicy::Keep, Status::Open), (StopPolicy::Cancel, Status::Canceled)] {
+        let mut world = World::new();
+        let robot = world.follower(policy);
+        world.outcome("a", buy(robot, limit("99"), None));
+        world.feed(Input::StopEntries);
+        world.feed(Input::Drain);
+        assert_eq!(world.engine.is_drained(), policy == StopPolicy::Keep);
+        world.drain_effects();
+        assert!(world.engine.is_drained());
+        assert_eq!(world.only_order().status, expected);
+    }
+}
+
+#[test]
+fn flatten_sells_the_position_once_and_the_robot_runs_again_after_a_restart() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Flatten);
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    world.feed(Input::StopEntries);
+    world.feed(Input::Drain);
+    world.drain_effects();
+    assert!(world.engine.is_drained());
+    let sells: Vec<_> = world.orders().into_values().filter(|order| order.side == Side::Sell).collect();
+    assert_eq!(sells.len(), 1);
+    assert_eq!((sells[0].status, sells[0].qty.to_string()), (Status::Filled, "0.099".to_owned()));
+    world.crash();
+    world.settle();
+    assert_eq!(fold(&world.events).robots[&robot].run, RunState::Running);
+    assert_eq!(world.orders().len(), 2);
+}
+
+#[test]
+fn giving_up_leaves_what_is_on_its_way_as_unknown() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.submit("a", buy(robot, OrderKind::Market, None));
+    world.feed(Input::Drain);
+    assert!(!world.engine.is_drained());
+    world.feed(Input::GiveUp);
+    assert_eq!(world.only_order().status, Status::Unknown);
+    let step = world.engine.stopped(world.now);
+    assert!(matches!(step.events.last().unwrap().event, Event::Stopped { unresolved: 1, .. }));
+}
+
+#[test]
+fn the_kill_switch_cancels_buys_denies_entries_and_lets_the_position_be_closed() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    world.outcome("b", buy(robot, limit("99"), None));
+    world.outcome("kill", Wish::Kill { reason: "test".into() });
+    assert!(world.engine.live_orders().next().is_none());
+    let denied = world.outcome("c", buy(robot, OrderKind::Market, None));
+    assert!(matches!(denied, Outcome::Denied { .. }), "{denied:?}");
+    let close = Wish::Signal(trading::signal::Signal { robot, action: trading::signal::Action::Close, expires_at: None });
+    assert!(matches!(world.outcome("d", close), Outcome::Done { .. }));
+    assert_eq!(world.orders().values().filter(|o| o.side == Side::Sell && o.status == Status::Filled).count(), 1);
+}
+
+#[test]
+fn a_cancel_whose_answer_is_lost_is_asked_for_and_sent_again() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, limit("99"), None));
+    let id = world.only_order().client_id;
+    world.submit("c", Wish::CancelOrder { order: id.clone() });
+    world.pending.retain(|effect| !matches!(effect, trading::engine::Effect::Cancel { .. }));
+    let result = trading::exchange::CancelResult::Unknown { reason: "timed out".into() };
+    world.feed(Input::CancelEnded { client_id: id, result });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.only_order().status, Status::Canceled);
+}
+
+#[test]
+fn a_restarted_grid_recreates_no_level_that_lives() {
+    let mut world = World::new();
+    world.robot(grid_config(), StopPolicy::Keep);
+    world.quote();
+    world.drain_effects();
+    let before: Vec<ClientOrderId> = world.engine.live_orders().map(|order| order.client_id.clone()).collect();
+    assert!(!before.is_empty());
+    world.crash();
+    world.settle();
+    world.quote();
+    world.drain_effects();
+    let after: Vec<ClientOrderId> = world.engine.live_orders().map(|order| order.client_id.clone()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_dca_robot_repeats_no_step_after_a_crash() {
+    let mut world = World::new();
+    let config = dca::Config { quote_per_step: "50".parse().unwrap(), interval_ms: 1_000, max_steps: 3 };
+    world.robot(RobotConfig::Dca(config), StopPolicy::Keep);
+    for _ in 0..6 {
+        world.pass(Duration::from_millis(900));
+        world.crash();
+        world.settle();
+        world.quote();
+    }
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.venue.posts.len(), 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever is lost and wherever the process dies: once things are quiet nothing is unresolved, what we booked is what the
+    /// venue booked, and no id was ever sent twice (asserted by the world at every send).
+    #[test]
+    fn crashes_at_every_effect_boundary_lose_and_double_nothing(
+        script in prop::collection::vec((0_u8..9, 0_u8..8), 1..60),
+    ) {
+        let mut world = World::new();
+        let robots = [world.follower(StopPolicy::Keep), world.follower(StopPolicy::Cancel)];
+        let grid = world.robot(grid_config(), StopPolicy::Keep);
+        for (n, (what, detail)) in script.into_iter().enumerate() {
+            let robot = robots[usize::from(detail) % 2];
+            match what {
+                0 => { world.submit(&format!("s{n}"), buy(robot, OrderKind::Market, None)); }
+                1 => { world.submit(&format!("s{n}"), buy(robot, limit("95"), Some(world.now.after(Duration::from_secs(20))))); }
+                2 => world.fault = Fault::DropRequest,
+                3 => world.fault = Fault::DropAnswer,
+                4 => for _ in 0..detail { world.do_one(); },
+                5 => { world.crash(); world.feed(Input::Stream(trading::exchange::StreamEvent::Up)); }
+                6 => { world.price = (95 + u32::from(detail)).to_string().parse().unwrap(); world.quote(); }
+                7 => {
+                    let resting = world.engine.live_orders().find(|order| order.status == Status::Open).map(|o| o.client_id.clone());
+                    if let Some(id) = resting { world.fill_resting(&id, "0.01"); }
+                }
+                _ => world.pass(Duration::from_secs(u64::from(detail))),
+            }
+        }
+        world.fault = Fault::None;
+        world.outcome("stop grid", Wish::StopRobot { robot: grid, policy: None });
+        world.crash();
+        world.settle();
+        world.pass(Duration::from_secs(60));
+        prop_assert!(world.engine.is_ready());
+        prop_assert_eq!(world.engine.unresolved().count(), 0);
+        let tables = fold(&world.events);
+        let mut booked: Vec<_> = tables.fills.clone();
+        booked.sort_by_key(|fill| fill.trade_id);
+        prop_assert_eq!(&booked, &world.venue.fills);
+        for (asset, balance) in &tables.balances {
+            prop_assert_eq!(balance.total, world.venue.balances[asset]);
+        }
+        for (id, report) in &world.venue.orders {
+            prop_assert_eq!(tables.orders[id].filled, report.executed);
+        }
+    }
+}
