@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, a socket, a file or a random number; nothing is async. Time and ids come in as input, and
 //! what should happen outside goes out as data. So production, the simulator and every test drive the very same code.
 
+pub mod candle;
 pub mod command;
 pub mod engine;
 pub mod event;

@@ -231,9 +231,7 @@ impl Order {
             OrderEvent::Fill { qty, notional } => self.fill(*qty, *notional),
             OrderEvent::ProveAbsent => self.prove_absent(),
             OrderEvent::RequestCancel => self.request_cancel(),
-            OrderEvent::SendCancel => {
-                self.move_cancel(&[CancelState::Requested, CancelState::Unknown], CancelState::Sent)
-            }
+            OrderEvent::SendCancel => self.send_cancel(),
             OrderEvent::RefuseCancel(reason) => {
                 let moved = self.move_cancel(&[CancelState::Sent], CancelState::Rejected);
                 self.reason_if(&moved, reason)
@@ -244,10 +242,18 @@ impl Order {
             }
         };
         if transition != Transition::Ignored {
+            self.settle_cancel();
             self.version += 1;
             self.updated_at = now;
         }
         transition
+    }
+
+    /// With the order's end its cancellation ends too: it was cancelled, or there was nothing left to cancel.
+    fn settle_cancel(&mut self) {
+        if self.status.is_terminal() && self.cancel != CancelState::None {
+            self.cancel = if self.status == Status::Canceled { CancelState::Done } else { CancelState::Rejected };
+        }
     }
 
     fn attempt(&mut self, epoch: Epoch, deadline: Timestamp, now: Timestamp) -> Transition {
@@ -298,20 +304,31 @@ impl Order {
         Transition::Changed
     }
 
-    /// The venue's word on the order's state. Reports may be repeated or late: a terminal state is never left, and what is
-    /// filled never shrinks.
+    /// Whether we hold that the venue does not have this order. [`Status::Rejected`] counts while no venue number is known:
+    /// then the POST was refused; otherwise the venue itself ended an order that it had.
+    fn is_held_absent(&self) -> bool {
+        match self.status {
+            Status::Intent | Status::Absent | Status::Denied | Status::Skipped => true,
+            Status::Rejected => self.venue_id.is_none(),
+            _ => false,
+        }
+    }
+
+    /// The venue's word on the order's state. Reports may be repeated or late: a state that the venue ended is never left,
+    /// and what is filled never shrinks.
     fn report(&mut self, venue_id: VenueOrderId, status: VenueStatus, executed: Qty) -> Transition {
-        let before = (self.status, self.venue_id, self.reported, self.cancel);
-        let resurrected = matches!(self.status, Status::Absent | Status::Denied | Status::Skipped | Status::Rejected)
-            && status != VenueStatus::Rejected;
-        if self.venue_id.is_none() {
-            self.venue_id = Some(venue_id);
+        if self.venue_id.is_some_and(|known| known != venue_id) {
+            return Transition::Alarm("the venue has two orders under one client id");
         }
-        if executed > self.reported {
-            self.reported = executed;
-        }
-        if !self.status.is_terminal() || resurrected {
-            let next = match status {
+        let before = (self.status, self.venue_id, self.reported);
+        // A refused POST that the venue also reports as rejected is no contradiction.
+        let agreed = self.status == Status::Rejected && status == VenueStatus::Rejected;
+        let contradicted = self.is_held_absent() && !agreed;
+        let executed = if status == VenueStatus::Filled { executed.max(self.qty) } else { executed };
+        self.venue_id = Some(venue_id);
+        self.reported = self.reported.max(executed);
+        if contradicted || !self.status.is_terminal() {
+            self.status = match status {
                 VenueStatus::New | VenueStatus::PartiallyFilled if self.filled.is_zero() => Status::Open,
                 VenueStatus::New | VenueStatus::PartiallyFilled => Status::Partial,
                 VenueStatus::Filled => Status::Filled,
@@ -319,40 +336,32 @@ impl Order {
                 VenueStatus::Rejected => Status::Rejected,
                 VenueStatus::Expired => Status::Expired,
             };
-            self.status = next;
         }
-        if self.status.is_terminal() && self.cancel != CancelState::None {
-            self.cancel = if self.status == Status::Canceled { CancelState::Done } else { CancelState::Rejected };
-        }
-        if resurrected {
+        if contradicted {
             Transition::Alarm("the venue has an order that was taken for absent")
-        } else if before == (self.status, self.venue_id, self.reported, self.cancel) {
+        } else if before == (self.status, self.venue_id, self.reported) {
             Transition::Ignored
         } else {
             Transition::Changed
         }
     }
 
+    /// A fill is always booked. Fills that a report announced come after the end of an order without an alarm.
     fn fill(&mut self, qty: Qty, notional: Amount) -> Transition {
-        let late = self.status.is_terminal() && self.filled >= self.reported;
+        let contradicted = self.is_held_absent();
         self.filled += qty;
         self.filled_quote += notional;
-        if self.filled > self.reported {
-            self.reported = self.filled;
-        }
-        let full = self.filled >= self.qty;
-        if full {
+        let late = self.status.is_terminal() && self.filled > self.reported;
+        self.reported = self.reported.max(self.filled);
+        if self.filled >= self.qty {
             self.status = Status::Filled;
-            if self.cancel != CancelState::None {
-                self.cancel = CancelState::Rejected;
-            }
-        } else if !self.status.is_terminal() {
-            self.status = Status::Partial;
-        } else if matches!(self.status, Status::Absent | Status::Denied | Status::Skipped | Status::Rejected) {
+        } else if contradicted || !self.status.is_terminal() {
             self.status = Status::Partial;
         }
         if self.filled > self.qty {
             Transition::Alarm("filled more than was ordered")
+        } else if contradicted {
+            Transition::Alarm("the venue has an order that was taken for absent")
         } else if late {
             Transition::Alarm("a fill after the order had ended")
         } else {
@@ -366,6 +375,15 @@ impl Order {
         }
         self.cancel = CancelState::Requested;
         Transition::Changed
+    }
+
+    /// Only what may be at the venue can be cancelled there. After an unknown outcome it may be tried again: cancelling twice
+    /// does no harm.
+    fn send_cancel(&mut self) -> Transition {
+        if matches!(self.status, Status::Intent | Status::Sending) {
+            return Transition::Ignored;
+        }
+        self.move_cancel(&[CancelState::Requested, CancelState::Unknown], CancelState::Sent)
     }
 
     fn move_cancel(&mut self, from: &[CancelState], to: CancelState) -> Transition {

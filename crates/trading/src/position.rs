@@ -1,11 +1,12 @@
 //! Positions with fees and profit.
 
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::exchange::{Fill, Side};
 use crate::ids::RobotId;
-use crate::market::{Asset, Symbol, SymbolInfo};
-use crate::money::Amount;
+use crate::market::{Asset, Quote, Symbol, SymbolInfo};
+use crate::money::{Amount, MAX_SCALE};
 
 /// What a robot holds of a symbol. This is the row of `hg_trading_position`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +51,7 @@ impl Position {
     pub fn book(&mut self, fill: &Fill, symbol: &SymbolInfo) {
         let notional = fill.price.notional(fill.qty);
         match fill.side {
-            Side::Buy => {
-                self.qty += fill.qty.amount();
-                self.cost += notional;
-            }
+            Side::Buy => self.book_purchase(fill.qty.amount(), notional),
             Side::Sell => self.book_sale(fill.qty.amount(), notional),
         }
         if fill.fee_asset == symbol.base {
@@ -66,18 +64,37 @@ impl Position {
         self.version += 1;
     }
 
+    fn book_purchase(&mut self, bought: Amount, notional: Amount) {
+        // A sale that was booked before its purchase left less than nothing and counted as profit in full: what covers it is
+        // its cost, not that of anything held.
+        let owed = (-self.qty).get().max(Decimal::ZERO).min(bought.get());
+        let cover = if bought.is_zero() { Amount::ZERO } else { share(notional, owed, bought.get()) };
+        self.qty += bought;
+        self.cost += notional - cover;
+        self.realized = self.realized - cover;
+    }
+
     fn book_sale(&mut self, sold: Amount, notional: Amount) {
         let held = self.qty.get();
         // Average cost; selling more than is held takes the whole cost with it.
-        let cost = if held.is_zero() || sold.get() >= held {
-            self.cost
-        } else {
-            Amount::new((self.cost.get() * sold.get() / held).round_dp(crate::money::MAX_SCALE * 2))
-        };
+        let cost = if held.is_zero() || sold.get() >= held { self.cost } else { share(self.cost, sold.get(), held) };
         self.qty = self.qty - sold;
         self.cost = self.cost - cost;
         self.realized += notional - cost;
     }
+
+    /// What selling all of it at the best bid would bring beyond its cost, in the quote asset, before fees.
+    pub fn unrealized(&self, quote: &Quote) -> Amount {
+        Amount::new(self.qty.get() * quote.bid.get()) - self.cost
+    }
+}
+
+/// `part / whole` of an amount. Rounded to the digits that any notional has, so that sums of it stay exact.
+fn share(amount: Amount, part: Decimal, whole: Decimal) -> Amount {
+    if part == whole {
+        return amount;
+    }
+    Amount::new((amount.get() * part / whole).round_dp(MAX_SCALE * 2))
 }
 
 /// How a fill moves the account's assets: `(asset, change)`, at most three of them.

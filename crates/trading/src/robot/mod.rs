@@ -255,7 +255,7 @@ impl RobotConfig {
 }
 
 /// The order that a key names, among live orders.
-pub fn find_live<'a>(live: &'a BTreeMap<ClientOrderId, Order>, key: OrderKey) -> Option<&'a Order> {
+pub fn find_live(live: &BTreeMap<ClientOrderId, Order>, key: OrderKey) -> Option<&Order> {
     live.values().find(|order| order.key == key)
 }
 
