@@ -1,14 +1,29 @@
 //! Configuration: one file per section. Environment is read here and nowhere else.
+//!
+//! Sources, later ones win: the embedded `manifest/config/defaults.yaml`; `config.yaml` in the directory of `--config`,
+//! `HOTGO_CONFIG` or its older name `GF_GCFG_PATH` (it must then exist), else `manifest/config/config.yaml` in the working
+//! directory if it exists; variables `HOTGO__SECTION__KEY`; flags. Groups merge key by key, lists are replaced whole.
+//! Unknown keys, wrong types and numbers that cannot hold together refuse to start, all named at once.
 
+mod error;
+mod load;
 mod market;
 mod sections;
+mod show;
 mod shutdown;
+mod sources;
 mod trading;
+mod validate;
 
+pub use error::{ConfigError, Fault, Problem};
+pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
+pub use show::{Setting, redact};
 pub use shutdown::ShutdownConfig;
+pub use sources::{Origin, Sources};
 pub use trading::{AccountConfig, PaperConfig, TradingConfig, VenueConfig};
+pub use validate::{Unfit, validate};
 
 use std::path::PathBuf;
 
