@@ -148,22 +148,22 @@ impl Driver {
             let End::Again(error) = end else { break };
             let stopping = *self.stage.borrow() >= Stage::Stop;
             self.face.update(|status| (status.ready, status.state) = (false, "recovering"));
-            self.refuse_waiting(SubmitError::Unconfirmed);
+            self.refuse_waiting(&SubmitError::Unconfirmed);
             if stopping {
                 break;
             }
-            tracing::error!(account = %self.account.label, error = &error as &dyn std::error::Error, "engine starts anew");
+            tracing::error!(account = %self.account.label, error = %chain(&error), "engine starts anew");
             let mut stage = self.stage.clone();
             let _stop_or_time = timeout(wait, stage.wait_for(|stage| *stage >= Stage::Stop)).await;
             wait = (wait * 2).min(RETRY_MOST);
         }
-        self.refuse_waiting(SubmitError::Stopping);
+        self.refuse_waiting(&SubmitError::Stopping);
         self.face.update(|status| (status.ready, status.state) = (false, "stopped"));
         self.face.drained.send_replace(true);
         self.face.status().unresolved.into_iter().map(|(id, _)| id.to_string()).collect()
     }
 
-    fn refuse_waiting(&mut self, error: SubmitError) {
+    fn refuse_waiting(&mut self, error: &SubmitError) {
         while let Ok(submission) = self.submissions.try_recv() {
             // A caller that has gone away needs no answer.
             let _gone = submission.reply.send(Err(error.clone()));
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
         if stage >= Stage::Stop {
             self.report(true);
             if let Err(error) = self.driver.ports.store.release_lease(&self.lease).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lease was not released; it expires");
+                tracing::warn!(error = %chain(&error), "the lease was not released; it expires");
             }
             return Ok(false);
         }
@@ -272,7 +272,8 @@ impl<'a> Session<'a> {
     /// The inputs that lead the engine from the stage it has seen to this one.
     fn stage_inputs(&mut self, stage: Stage) -> Vec<Input> {
         let path = [(Stage::NoEntries, Input::StopEntries), (Stage::Drain, Input::Drain), (Stage::Stop, Input::GiveUp)];
-        let inputs = path.into_iter().filter(|(at, _)| *at > self.seen && *at <= stage).map(|(_, input)| input).collect();
+        let inputs =
+            path.into_iter().filter(|(at, _)| *at > self.seen && *at <= stage).map(|(_, input)| input).collect();
         self.seen = stage;
         inputs
     }
@@ -350,7 +351,7 @@ impl<'a> Session<'a> {
                 Ok(None)
             }
             Ok(Done::Renewed { result: Err(LeaseError::Store(error)), .. }) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lease was not renewed");
+                tracing::warn!(error = %chain(&error), "the lease was not renewed");
                 Ok(None)
             }
             Ok(Done::Renewed { result: Err(error), .. }) => Err(error.into()),
@@ -449,7 +450,8 @@ impl<'a> Session<'a> {
             return;
         }
         self.renew_at = now + self.driver.ports.lease_ttl / 3;
-        let (store, lease, ttl) = (Arc::clone(&self.driver.ports.store), self.lease.clone(), self.driver.ports.lease_ttl);
+        let (store, lease, ttl) =
+            (Arc::clone(&self.driver.ports.store), self.lease.clone(), self.driver.ports.lease_ttl);
         self.jobs.spawn(async move { Done::Renewed { asked: now, result: store.renew_lease(&lease, ttl).await } });
     }
 
@@ -465,7 +467,8 @@ impl<'a> Session<'a> {
         self.status_is_old = false;
         self.status_at = now + STATUS_EVERY;
         let time = self.driver.ports.clock.now();
-        let unresolved = engine.unresolved().map(|(order, since)| (order.client_id.clone(), time.since(since))).collect();
+        let unresolved =
+            engine.unresolved().map(|(order, since)| (order.client_id.clone(), time.since(since))).collect();
         let state = match (engine.quarantine(), self.seen) {
             (Some(_), _) => "quarantined",
             (None, Stage::Drain | Stage::Stop) => "draining",
@@ -496,11 +499,23 @@ async fn recall(store: &dyn Store, client_id: trading::ids::ClientOrderId) -> In
         match store.order(&client_id).await {
             Ok(order) => return Input::Recalled { client_id, order },
             Err(error) => {
-                tracing::warn!(order = %client_id, error = &error as &dyn std::error::Error, "order not read; trying again");
+                tracing::warn!(order = %client_id, error = %chain(&error), "order not read; trying again");
                 tokio::time::sleep(RETRY_MOST).await;
             }
         }
     }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Whether events plan something for a caller, and whether they hold a venue's answer: what the failpoints P2, P3 and P7 tell

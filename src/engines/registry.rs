@@ -107,7 +107,8 @@ impl EngineRegistry {
     pub async fn drained(&self) {
         for entry in self.entries.values() {
             // An engine that is gone has nothing left to drain.
-            let _gone = entry.face.drained.subscribe().wait_for(|drained| *drained).await;
+            let mut drained = entry.face.drained.subscribe();
+            let _gone = drained.wait_for(|drained| *drained).await.is_err();
         }
     }
 

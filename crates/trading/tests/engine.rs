@@ -224,7 +224,8 @@ fn the_kill_switch_cancels_buys_denies_entries_and_lets_the_position_be_closed()
     assert!(world.engine.live_orders().next().is_none());
     let denied = world.outcome("c", buy(robot, OrderKind::Market, None));
     assert!(matches!(denied, Outcome::Denied { .. }), "{denied:?}");
-    let close = Wish::Signal(trading::signal::Signal { robot, action: trading::signal::Action::Close, expires_at: None });
+    let close =
+        Wish::Signal(trading::signal::Signal { robot, action: trading::signal::Action::Close, expires_at: None });
     assert!(matches!(world.outcome("d", close), Outcome::Done { .. }));
     assert_eq!(world.orders().values().filter(|o| o.side == Side::Sell && o.status == Status::Filled).count(), 1);
 }

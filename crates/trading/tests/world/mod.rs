@@ -174,7 +174,8 @@ impl World {
 
     pub fn quote(&mut self) {
         let one = "1".parse().unwrap();
-        let quote = Quote { symbol: symbol(), bid: self.price, bid_qty: one, ask: self.price, ask_qty: one, at: self.now };
+        let quote =
+            Quote { symbol: symbol(), bid: self.price, bid_qty: one, ask: self.price, ask_qty: one, at: self.now };
         self.feed(Input::Market(Market::Quote(quote)));
     }
 
@@ -213,13 +214,15 @@ impl World {
                 self.feed(Input::Fetched { symbol, fills: Some(fills), more: false });
             }
             Effect::ListOpenOrders => {
-                let open = |order: &&OrderReport| matches!(order.status, VenueStatus::New | VenueStatus::PartiallyFilled);
+                let open =
+                    |order: &&OrderReport| matches!(order.status, VenueStatus::New | VenueStatus::PartiallyFilled);
                 let reports = self.venue.orders.values().filter(open).cloned().collect();
                 self.feed(Input::OpenOrders(Some(reports)));
             }
             Effect::ListBalances => {
                 let balances = self.venue.balances.iter();
-                let balances = balances.map(|(asset, total)| VenueBalance { asset: asset.clone(), total: *total }).collect();
+                let balances =
+                    balances.map(|(asset, total)| VenueBalance { asset: asset.clone(), total: *total }).collect();
                 self.feed(Input::Balances(Some(balances)));
             }
             Effect::Recall(client_id) => {
