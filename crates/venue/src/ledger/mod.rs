@@ -182,9 +182,8 @@ fn replay(
     let (mut bytes, mut line, mut good) = (Vec::new(), 0_u64, 0_u64);
     loop {
         bytes.clear();
-        let read = reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+        let read =
+            reader.read_until(b'\n', &mut bytes).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
         if read == 0 || bytes.pop() != Some(b'\n') {
             return Ok(good);
         }
@@ -194,11 +193,7 @@ fn replay(
             return Err(damaged(line, format!("not a ledger of version {VERSION}")));
         }
         for record in &entry {
-            each(line, record).map_err(|reason| LedgerError::Contradiction {
-                path: path.to_owned(),
-                line,
-                reason,
-            })?;
+            each(line, record).map_err(|reason| LedgerError::Contradiction { path: path.to_owned(), line, reason })?;
         }
         good = good.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
