@@ -9,8 +9,8 @@ use trading::market::{Quote, Symbol, SymbolInfo};
 use trading::time::Timestamp;
 
 use crate::book::OrderRef;
-pub use crate::filters::{MAX_AHEAD, Refusal};
-use crate::filters::{check_filters, check_order, check_time, is_exact};
+pub use crate::filters::{MAX_AHEAD, Refusal, check_opening};
+use crate::filters::{check_filters, check_order, check_time};
 use crate::ledger::Post;
 use crate::record::{Entry, Label, Record};
 use crate::state::{Account, State};
@@ -75,16 +75,12 @@ impl Exchange {
         std::mem::take(&mut self.entries)
     }
 
-    /// Opens an account. One that exists is left as it is, whatever `opening` says.
-    ///
-    /// Refuses opening balances that are negative or have more than twelve digits before the point or eight after it.
+    /// Opens an account. One that exists is left as it is, whatever `opening` says. Refuses what [`check_opening`] does.
     pub fn open_account(&mut self, label: &str, opening: &[VenueBalance], now: Timestamp) -> Result<(), Refusal> {
         if self.state.account(label).is_some() {
             return Ok(());
         }
-        if !opening.iter().all(|balance| is_exact(balance.total)) {
-            return Err(Refusal::new(-1100, "Illegal opening balance."));
-        }
+        check_opening(opening)?;
         self.record(Record::Account { label: label.into(), opening: opening.to_vec(), at: now });
         self.commit();
         Ok(())

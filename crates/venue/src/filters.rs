@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
-use trading::exchange::{NewOrder, OrderKind, Side};
+use trading::exchange::{NewOrder, OrderKind, Side, VenueBalance};
 use trading::market::{Quote, SymbolInfo};
-use trading::money::{Amount, MAX_VALUE, Price};
+use trading::money::{MAX_VALUE, Price};
 use trading::time::Timestamp;
 
 use crate::state::{Account, Order, crosses};
@@ -145,9 +146,12 @@ pub(crate) fn triggers(side: Side, stop_price: Price, price: Price) -> bool {
     }
 }
 
-/// Opening balances are within what is computed exactly: not negative, and no more than twelve digits before the point
-/// and eight after it.
-pub(crate) fn is_exact(amount: Amount) -> bool {
-    let amount = amount.get();
-    !amount.is_sign_negative() && amount.normalize().scale() <= 8 && amount.trunc().mantissa() < 1_000_000_000_000
+/// Refuses opening balances that are negative, or have more than twelve digits before the point or eight after it: within
+/// that, everything is computed exactly.
+pub fn check_opening(opening: &[VenueBalance]) -> Result<(), Refusal> {
+    let exact = |amount: Decimal| amount.normalize().scale() <= 8 && amount.trunc().mantissa() < 1_000_000_000_000;
+    match opening.iter().find(|b| b.total.get().is_sign_negative() || !exact(b.total.get())) {
+        Some(balance) => Err(Refusal::new(-1100, format!("Illegal opening balance of {}.", balance.asset))),
+        None => Ok(()),
+    }
 }
