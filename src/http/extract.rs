@@ -120,7 +120,7 @@ fn path_problem(rejection: PathRejection) -> Problem {
     match error.into_kind() {
         ErrorKind::ParseErrorAtKey { key, value, expected_type } => {
             let accepted = if expected_type == "i64" { "a whole number" } else { expected_type };
-            Problem::out_of_range(key, value, accepted)
+            Problem::out_of_range(key, &value, accepted)
         }
         ErrorKind::InvalidUtf8InPathParam { key } => Problem::invalid(key, "it is not UTF-8"),
         other => Problem::invalid("path", other.to_string()),

@@ -41,7 +41,7 @@ pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
     let (true, Ok(key)) = (fits, value.to_str()) else {
         let accepted = "1 to 128 visible ASCII characters without spaces";
         let given = String::from_utf8_lossy(value.as_bytes());
-        return Problem::out_of_range("Idempotency-Key", given, accepted).into_response();
+        return Problem::out_of_range("Idempotency-Key", &given, accepted).into_response();
     };
     request.extensions_mut().insert(IdempotencyKey(key.to_owned()));
     let mut response = next.run(request).await;

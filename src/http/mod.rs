@@ -33,7 +33,7 @@ pub(crate) fn text(field: &str, given: &str, max: usize) -> Result<(), Problem> 
         return Ok(());
     }
     let accepted = format!("1 to {max} characters without control characters");
-    Err(Problem::out_of_range(field, given.escape_debug(), accepted))
+    Err(Problem::out_of_range(field, &given.escape_debug(), accepted))
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -41,6 +41,6 @@ impl<T> Page<T> {
 pub(crate) fn limit(asked: Option<u32>) -> Result<u32, Problem> {
     match asked.unwrap_or(DEFAULT) {
         fits @ 1..=MAX => Ok(fits),
-        given => Err(Problem::out_of_range("limit", given, format!("1 to {MAX}"))),
+        given => Err(Problem::out_of_range("limit", &given, format!("1 to {MAX}"))),
     }
 }

@@ -138,7 +138,7 @@ pub(super) async fn events(
     let limit = page::limit(query.limit)?;
     let since = match query.since_seq.unwrap_or(0) {
         fits @ 0.. => Seq(fits),
-        negative => return Err(Problem::out_of_range("since_seq", negative, "0 or above")),
+        negative => return Err(Problem::out_of_range("since_seq", &negative, "0 or above")),
     };
     let account = which_account(&*state.store, query.account).await?;
     let events = state.store.events(account, since, limit).await?;

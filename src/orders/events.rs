@@ -27,7 +27,6 @@ pub struct EventOut {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "event", content = "data", rename_all = "snake_case")]
 #[schema(as = Fact)]
-#[expect(clippy::large_enum_variant, reason = "a page of them is made and serialised at once")]
 pub enum FactOut {
     /// A signal or command was decided upon.
     Command(CommandOut),

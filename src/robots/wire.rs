@@ -173,6 +173,7 @@ fn needed<T>(name: &str, value: Option<T>) -> Result<T, Problem> {
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewLimits)]
+#[expect(clippy::struct_field_names, reason = "they are all upper limits")]
 struct LimitsIn {
     /// The largest price x quantity of one order, in the quote asset.
     #[schema(value_type = Option<String>, example = "1000")]
@@ -246,6 +247,7 @@ impl RobotIn {
 /// Limits. An absent one does not limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = Limits)]
+#[expect(clippy::struct_field_names, reason = "they are all upper limits")]
 pub struct LimitsOut {
     max_order_notional: Option<String>,
     max_position_notional: Option<String>,

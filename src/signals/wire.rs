@@ -172,7 +172,7 @@ impl Trade {
         let lives = match self.expires_in_ms {
             None => ttl,
             Some(ms @ 1..=MAX_EXPIRES_IN_MS) => Duration::from_millis(ms),
-            Some(ms) => return Err(Problem::out_of_range("expires_in_ms", ms, format!("1 to {MAX_EXPIRES_IN_MS}"))),
+            Some(ms) => return Err(Problem::out_of_range("expires_in_ms", &ms, format!("1 to {MAX_EXPIRES_IN_MS}"))),
         };
         let action = match self.action {
             ActionIn::Close => self.close()?,
