@@ -1,9 +1,14 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod engines;
 pub mod failpoints;
 pub mod gateway;
+pub mod http;
+pub mod orders;
+pub mod robots;
+pub mod signals;
 pub mod store;
 pub mod stream;

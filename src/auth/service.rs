@@ -1,0 +1,106 @@
+//! API keys: made, and recognised.
+
+use std::sync::Arc;
+
+use trading::time::Timestamp;
+
+use super::secret::{Secret, sha256_hex};
+use crate::store::{ApiKey, Role, Store, StoreError};
+
+/// Longer texts are no tokens of ours and are not even hashed.
+const MAX_TOKEN_BYTES: usize = 128;
+const TOKEN_PREFIX: &str = "hg_";
+
+/// Whoever sends a request: the holder of an API key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The API key's id: not a secret, good for logs and audit.
+    pub key_id: Arc<str>,
+    /// What people call the key.
+    pub name: Arc<str>,
+    /// What it may do.
+    pub role: Role,
+}
+
+impl Principal {
+    /// The source of the commands that this principal sends: `key:<id>`.
+    pub fn source(&self) -> String {
+        format!("key:{}", self.key_id)
+    }
+}
+
+/// Why a token was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AuthError {
+    /// No API key is this token.
+    #[error("the token is not valid")]
+    Invalid,
+    /// The keys could not be read; the token may be valid.
+    #[error("the token could not be checked")]
+    Unavailable(#[source] StoreError),
+}
+
+/// A key that was just made. The token exists here and nowhere else.
+#[derive(Debug)]
+pub struct NewKey {
+    /// What is stored.
+    pub key: ApiKey,
+    /// What its owner sends. Shown once.
+    pub token: Secret,
+}
+
+/// Recognises tokens. Keeps nothing: a key taken out of the store is refused at the next request.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    store: Arc<dyn Store>,
+}
+
+impl Authenticator {
+    /// Over the keys in this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Whose token this is.
+    ///
+    /// The look-up goes by the token's SHA-256, so its timing tells at most something about hashes of random numbers,
+    /// which does not help to find one. Cancel safe: it only reads.
+    ///
+    /// # Errors
+    /// [`AuthError::Invalid`] for a token that no key has, [`AuthError::Unavailable`] if the store did not answer.
+    pub async fn authenticate(&self, token: &str) -> Result<Principal, AuthError> {
+        if !token.starts_with(TOKEN_PREFIX) || token.len() > MAX_TOKEN_BYTES {
+            return Err(AuthError::Invalid);
+        }
+        let hash = sha256_hex(token);
+        let key = self.store.api_key(&hash).await.map_err(AuthError::Unavailable)?.ok_or(AuthError::Invalid)?;
+        Ok(Principal { key_id: key.id.into(), name: key.name.into(), role: key.role })
+    }
+
+    /// Makes a key and stores its hash.
+    ///
+    /// # Errors
+    /// What the store says. Cancelled or failed, it may leave a key behind whose token nobody knows.
+    pub async fn create_key(&self, name: &str, role: Role, now: Timestamp) -> Result<NewKey, StoreError> {
+        let token = Secret::random(TOKEN_PREFIX);
+        let hash = token.hash();
+        // The first digits of the hash name the key: unique without asking, and no way back to the token.
+        let id = hash.chars().take(16).collect();
+        let key = ApiKey { id, name: name.to_owned(), hash, role, created_at: now };
+        self.store.add_api_key(&key).await?;
+        Ok(NewKey { key, token })
+    }
+
+    /// Makes the first admin key of a new installation and gives its token, to be printed once. `None` if there is a
+    /// key already. Called once at start, by the one process that owns the store.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn first_admin_token(&self, now: Timestamp) -> Result<Option<String>, StoreError> {
+        if self.store.has_api_keys().await? {
+            return Ok(None);
+        }
+        let made = self.create_key("first admin", Role::Admin, now).await?;
+        Ok(Some(made.token.into_text()))
+    }
+}
