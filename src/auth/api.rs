@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::clock::Clock;
 use super::{Authenticator, Principal};
 use crate::http::{Json, Problem, text};
 use crate::store::{AuditEntry, Role, Store};
@@ -71,7 +72,7 @@ role_extractor! {
 pub(crate) struct KeysState {
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: fn() -> Timestamp,
+    pub(crate) clock: Clock,
 }
 
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>(state: KeysState) -> OpenApiRouter<S> {
@@ -146,7 +147,7 @@ async fn create_key(
     Json(body): Json<NewKeyIn>,
 ) -> Result<Response, Problem> {
     text("name", &body.name, 64)?;
-    let now = (state.clock)();
+    let now = state.clock.now();
     let made = state.authenticator.create_key(&body.name, body.role.into(), now).await?;
     let entry = AuditEntry {
         at: now,

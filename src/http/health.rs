@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::clock::Clock;
 use super::layers::new_request_id;
 use super::problem::Problem;
 
@@ -59,7 +60,7 @@ pub struct HealthSnapshot {
 #[derive(Clone)]
 pub(super) struct HealthState {
     pub(super) snapshot: Arc<dyn Fn() -> HealthSnapshot + Send + Sync>,
-    pub(super) clock: fn() -> Timestamp,
+    pub(super) clock: Clock,
     pub(super) started_at: Timestamp,
     pub(super) build_id: Arc<str>,
 }
@@ -105,7 +106,7 @@ pub(super) async fn method_not_allowed() -> Response {
 ))]
 async fn health(State(state): State<HealthState>) -> Response {
     let snapshot = (state.snapshot)();
-    let uptime = (state.clock)().since(state.started_at);
+    let uptime = state.clock.now().since(state.started_at);
     let body = Health {
         status: snapshot.status,
         phase: &snapshot.phase,

@@ -10,6 +10,7 @@ use axum::{Extension, Router};
 use trading::time::Timestamp;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::clock::Clock;
 use super::extract::BodyLimits;
 use super::health::{self, HealthSnapshot, HealthState};
 use super::layers::{self, RequestLimits};
@@ -38,7 +39,7 @@ pub struct Deps {
     /// The shutdown.
     pub shutdown: Arc<dyn ShutdownControl>,
     /// Now.
-    pub clock: fn() -> Timestamp,
+    pub clock: Clock,
     /// Time and size limits.
     pub server: ServerConfig,
     /// How long a signal lives.
@@ -61,7 +62,7 @@ pub fn router(deps: Deps) -> Router {
     let health = HealthState {
         snapshot: deps.health.clone(),
         clock: deps.clock,
-        started_at: (deps.clock)(),
+        started_at: deps.clock.now(),
         build_id: deps.build_id.clone(),
     };
     let authenticator = deps.auth.clone();

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::clock::Clock;
 use super::extract::OptionalJson;
 use super::problem::Problem;
 use super::{millis, text};
@@ -147,7 +148,7 @@ pub(super) struct ShutdownState {
     pub(super) control: Arc<dyn ShutdownControl>,
     pub(super) engines: Arc<dyn Engines>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) clock: fn() -> Timestamp,
+    pub(super) clock: Clock,
 }
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(state: ShutdownState) -> OpenApiRouter<S> {
@@ -218,7 +219,7 @@ async fn trigger(
     let reason = body.reason.unwrap_or_else(|| "asked over HTTP".into());
     text("reason", &reason, 200)?;
     let entry = AuditEntry {
-        at: (state.clock)(),
+        at: state.clock.now(),
         actor: caller.key_id.to_string(),
         act: "shutdown.trigger".into(),
         target: reason.clone(),

@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::clock::Clock;
 use super::wire::{CommandOut, SignalIn};
 use super::{CommandError, Commands, Decided, IntakeClosed, IntakeGate};
 use crate::auth::api::Trader;
@@ -64,7 +65,7 @@ pub(crate) struct SignalsState {
     pub(crate) commands: Commands,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) intake: IntakeGate,
-    pub(crate) clock: fn() -> Timestamp,
+    pub(crate) clock: Clock,
     pub(crate) ttl: Duration,
 }
 
@@ -88,7 +89,7 @@ async fn signal(
     Json(body): Json<SignalIn>,
 ) -> Result<Response, Problem> {
     let _guard = state.intake.enter()?;
-    let signal = body.parse((state.clock)(), state.ttl)?;
+    let signal = body.parse(state.clock.now(), state.ttl)?;
     let account = signal.robot.account();
     let command = Command { source: caller.source(), dedup_key, wish: Wish::Signal(signal) };
     Ok(answer(&state.commands.decide(account, command).await?, StatusCode::ACCEPTED))

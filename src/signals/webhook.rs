@@ -82,7 +82,7 @@ async fn take(state: SignalsState, robot: &str, secret: &str, alert: AlertIn) ->
     let robot = authorize(&state, robot, secret).await?;
     let Some(id) = alert.id.clone() else { return Err(Problem::invalid("id", TEMPLATE)) };
     crate::http::text("id", &id, MAX_ID_CHARS)?;
-    let signal = alert.parse(robot, (state.clock)(), state.ttl)?;
+    let signal = alert.parse(robot, state.clock.now(), state.ttl)?;
     let command = Command { source: format!("webhook:{robot}"), dedup_key: id, wish: Wish::Signal(signal) };
     Ok(answer(&state.commands.decide(robot.account(), command).await?, StatusCode::ACCEPTED))
 }

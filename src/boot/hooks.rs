@@ -1,0 +1,96 @@
+//! What each phase does.
+
+use std::sync::Arc;
+
+use shutdown_coordinator::{HookContext, Late, ShutdownHandle, Task};
+use tokio::sync::watch;
+
+use super::{BootError, Phases};
+use crate::engines::{EngineRegistry, Engines, Stage};
+use crate::gateway::paper::PaperVenue;
+use crate::store::Store;
+use crate::stream::Drain;
+
+/// A hook that came too late: the shutdown began while the server started.
+pub(super) fn late<F>(_: Late<F>) -> BootError {
+    BootError::Stopped
+}
+
+/// What the hooks lead through the shutdown.
+pub(super) struct Led {
+    pub(super) registry: Arc<EngineRegistry>,
+    pub(super) drivers: Vec<(String, Task<Vec<String>>)>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) venue: PaperVenue,
+    pub(super) draining: watch::Sender<Option<Drain>>,
+}
+
+pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
+    let Led { registry, drivers, store, venue, draining } = led;
+    handle
+        .on(phases.announce, "tell websockets", move |cx: HookContext| {
+            let drain = match cx.reason() {
+                shutdown_coordinator::Reason::Upgrade => Drain::Restart,
+                _ => Drain::Stop,
+            };
+            draining.send_replace(Some(drain));
+            async {}
+        })
+        .map_err(late)?;
+    let engines = Arc::clone(&registry);
+    handle
+        .on(phases.stop_new_signals, "no new entries", move |_| {
+            engines.advance(Stage::NoEntries);
+            async {}
+        })
+        .map_err(late)?;
+    let engines = Arc::clone(&registry);
+    handle.on(phases.order_drain, "orders", move |cx| drain_orders(engines, cx)).map_err(late)?;
+    handle
+        .on(phases.persist_state, "engines", move |cx| async move {
+            registry.advance(Stage::Stop);
+            for (account, driver) in drivers {
+                let unresolved = match driver.await {
+                    Ok(unresolved) => unresolved,
+                    Err(error) => {
+                        cx.unclean(format!("account {account}: {error}"));
+                        continue;
+                    }
+                };
+                for order in unresolved {
+                    cx.unclean(format!(
+                        "order {order} of account {account} is left UNKNOWN; it is resolved at the next start"
+                    ));
+                }
+            }
+        })
+        .map_err(late)?;
+    handle
+        .on(phases.close_stores, "store and venue", move |_| async move {
+            venue.close();
+            store.close().await;
+        })
+        .map_err(late)?;
+    Ok(())
+}
+
+/// Waits until nothing is unknown and every stop policy is carried out. Whatever is left when time is up is named.
+async fn drain_orders(registry: Arc<EngineRegistry>, cx: HookContext) {
+    registry.advance(Stage::Drain);
+    tokio::select! {
+        () = registry.drained() => {}
+        () = cx.expiring().cancelled() => name_the_rest(&registry, &cx),
+        () = cx.force().cancelled() => name_the_rest(&registry, &cx),
+    }
+}
+
+fn name_the_rest(registry: &EngineRegistry, cx: &HookContext) {
+    for engine in registry.status() {
+        for (order, age) in &engine.unresolved {
+            cx.note(format!("order {order} of account {} was still unresolved after {age:.1?}", engine.label));
+        }
+        if engine.unresolved.is_empty() && engine.state == "draining" {
+            cx.note(format!("account {}: stop policies were not carried out in time", engine.label));
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The one place that names every concrete type: it wires the parts and ties each to its phase of the shutdown.
+
+mod data_dir;
+mod demo;
+mod hooks;
+mod parts;
+mod phases;
+mod views;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use shutdown_coordinator::{BuildError, Report, run_main};
+
+use crate::admin::AdminError;
+use crate::config::Config;
+use crate::gateway::paper::PaperError;
+use crate::market::MarketError;
+use crate::store::{StoreError, sqlite};
+
+pub use data_dir::DataDir;
+pub use phases::{Phases, build as build_phases};
+
+/// What `main http` was asked for besides its configuration.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Make a demo account with three robots.
+    pub demo: bool,
+    /// Which build this is.
+    pub build_id: String,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The data directory cannot be made or written.
+    #[error("data_dir = {}: cannot be written", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process has the data directory.
+    #[error("data_dir = {}: another server uses it", .0.display())]
+    DataDirInUse(PathBuf),
+    /// The address cannot be listened on.
+    #[error("server.bind = {address}: cannot listen there")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Database(#[from] sqlite::OpenError),
+    /// The database failed while the server started.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The paper venue cannot be opened.
+    #[error(transparent)]
+    Venue(#[from] PaperError),
+    /// The market feed cannot be opened.
+    #[error(transparent)]
+    Market(#[from] MarketError),
+    /// The private listener cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The phases do not fit.
+    #[error(transparent)]
+    Phases(#[from] BuildError),
+    /// A setting that the configuration's own checks let through does not hold.
+    #[error("{key}: {problem}")]
+    Setting {
+        /// Which.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The shutdown began before the server was up. Not a failure.
+    #[error("stopped while it started")]
+    Stopped,
+}
+
+/// How long a thread or blocking task that never ends is waited for at the exit.
+const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Runs the server until it is told to stop. The report of the shutdown is printed, and written to `last-shutdown.json`.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<ExitCode, BootError> {
+    let mut failure = None;
+    let code = run_main(LEAK_TIMEOUT, async {
+        match Box::pin(serve(config, options, metrics)).await {
+            Ok(report) => ExitCode::from(report.exit_code()),
+            Err(error) => {
+                failure = Some(error);
+                ExitCode::FAILURE
+            }
+        }
+    });
+    failure.map_or(Ok(code), Err)
+}
+
+async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
+    // Signals are caught from here on: one that arrives while the server starts is not lost.
+    let (coordinator, handle, phases) = phases::build(&config.shutdown, true)?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let report_path = data_dir.path().join("last-shutdown.json");
+    let started = handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, metrics)).await;
+    let failed = match started {
+        Ok(Err(BootError::Stopped)) | Ok(Ok(())) | Err(_) => None,
+        Ok(Err(error)) => Some(error),
+    };
+    if let Some(error) = failed {
+        handle.trigger(shutdown_coordinator::Reason::Error(error.to_string()));
+        let _report = coordinator.run().await;
+        return Err(error);
+    }
+    let report = coordinator.run().await;
+    tell(&report, &report_path);
+    drop(data_dir);
+    Ok(report)
+}
+
+/// The outcome of the shutdown: for people on stdout, for machines in a file.
+#[expect(clippy::print_stdout, reason = "this table is what `main http` prints last")]
+fn tell(report: &Report, path: &std::path::Path) {
+    println!("{report}");
+    tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "stopped");
+    if let Err(error) = std::fs::write(path, report.to_json()) {
+        tracing::warn!(%error, path = %path.display(), "the shutdown report was not written");
+    }
+}

@@ -1,0 +1,65 @@
+//! The seven phases of `docs/architecture.md`.
+
+use std::time::Duration;
+
+use shutdown_coordinator::{BuildError, PhaseId, ShutdownCoordinator, ShutdownHandle, SignalPolicy};
+
+use crate::config::ShutdownConfig;
+
+/// The phases by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Phases {
+    /// Readiness is 503; load balancers get time to see it.
+    pub announce: PhaseId,
+    /// The listener closes; requests in flight finish.
+    pub stop_accepting: PhaseId,
+    /// No new signals, no new entries.
+    pub stop_new_signals: PhaseId,
+    /// Unknown outcomes are resolved, stop policies carried out.
+    pub order_drain: PhaseId,
+    /// Engines write their last word and give their leases up.
+    pub persist_state: PhaseId,
+    /// Websockets get the last event and a Close.
+    pub close_streams: PhaseId,
+    /// The store and the venue close.
+    pub close_stores: PhaseId,
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Builds the coordinator. `signals` installs the handlers of SIGTERM, SIGINT, SIGHUP and SIGQUIT.
+///
+/// # Errors
+/// The budgets do not fit together, or a handler cannot be installed.
+pub fn build(
+    config: &ShutdownConfig,
+    signals: bool,
+) -> Result<(ShutdownCoordinator, ShutdownHandle, Phases), BuildError> {
+    let mut b = ShutdownCoordinator::builder();
+    let announce = b.phase("announce").hold(ms(config.hold_ms)).timeout(ms(config.hold_ms)).id();
+    let stop_accepting =
+        b.phase("stop-accepting").after(&[announce]).timeout(ms(config.stop_accepting_ms)).point_of_no_return().id();
+    let stop_new_signals =
+        b.phase("stop-new-signals").after(&[stop_accepting]).timeout(ms(config.stop_signals_ms)).id();
+    let order_drain = b.phase("order-drain").after(&[stop_new_signals]).timeout(ms(config.order_drain_ms)).id();
+    let persist_state = b.phase("persist-state").after(&[order_drain]).reserve(ms(config.persist_reserve_ms)).id();
+    let close_streams = b.phase("close-streams").after(&[persist_state]).timeout(ms(config.close_streams_ms)).id();
+    let close_stores = b.phase("close-stores").after(&[close_streams]).reserve(ms(config.close_stores_reserve_ms)).id();
+    let mut b = b.deadline(ms(config.deadline_ms)).watchdog(ms(config.watchdog_ms));
+    if signals {
+        b = b.signals(SignalPolicy::default());
+    }
+    let (coordinator, handle) = b.build()?;
+    let phases = Phases {
+        announce,
+        stop_accepting,
+        stop_new_signals,
+        order_drain,
+        persist_state,
+        close_streams,
+        close_stores,
+    };
+    Ok((coordinator, handle, phases))
+}

@@ -1,0 +1,170 @@
+//! How the process looks from outside: health, status, and the shutdown as HTTP sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shutdown_coordinator::{Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger};
+use tokio::time::Instant;
+
+use crate::admin::{BlockerReport, EngineReport, PhaseReport, StatusReport};
+use crate::clock::Clock;
+use crate::engines::{EngineRegistry, Engines};
+use crate::http::{
+    Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
+    ShutdownStage, ShutdownStatus, ShutdownTrigger,
+};
+use crate::store::Store;
+
+/// What all views read.
+#[derive(Debug, Clone)]
+pub(super) struct Views {
+    pub(super) handle: ShutdownHandle,
+    pub(super) registry: Arc<EngineRegistry>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
+    pub(super) build_id: Arc<str>,
+    pub(super) sessions: shutdown_coordinator::Gate,
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Views {
+    /// The phase of the process's life: `serving`, or the phase of the shutdown that runs.
+    fn phase(&self, progress: &Progress) -> String {
+        if !self.handle.is_shutting_down() {
+            return "serving".into();
+        }
+        let running: Vec<&str> = progress.running().map(|phase| phase.name.as_str()).collect();
+        if running.is_empty() { "stopping".into() } else { running.join("+") }
+    }
+
+    pub(super) fn health(&self) -> HealthSnapshot {
+        let mut checks: Vec<Check> = Vec::new();
+        for engine in self.registry.status() {
+            checks.push(Check {
+                name: format!("account:{}", engine.label).into(),
+                ok: engine.ready,
+                detail: engine.reason.map_or_else(|| engine.state.into(), |reason| format!("{}: {reason}", engine.state).into()),
+            });
+        }
+        let store_ok = self.store.is_well();
+        checks.push(Check { name: "store".into(), ok: store_ok, detail: if store_ok { "answers" } else { "does not answer" }.into() });
+        let recovering = |check: &Check| check.detail == "starting" || check.detail == "recovering";
+        let status = if self.handle.is_shutting_down() {
+            HealthStatus::Draining
+        } else if checks.iter().all(|check| check.ok) {
+            HealthStatus::Ok
+        } else if checks.iter().filter(|check| !check.ok).all(recovering) {
+            HealthStatus::Starting
+        } else {
+            HealthStatus::Failing
+        };
+        let phase = if status == HealthStatus::Draining { self.phase(&self.handle.progress().borrow()).into() } else { "serving".into() };
+        HealthSnapshot { status, phase, checks }
+    }
+
+    pub(super) fn status(&self) -> StatusReport {
+        let progress = self.handle.progress().borrow().clone();
+        let now = Instant::now();
+        StatusReport {
+            build_id: self.build_id.to_string(),
+            pid: std::process::id(),
+            uptime_ms: ms(self.clock.uptime()),
+            phase: self.phase(&progress),
+            ready: self.health().status == HealthStatus::Ok,
+            reason: self.handle.reason().map(|reason| reason.to_string()),
+            deadline_remaining_ms: progress.deadline.map(|at| ms(at.saturating_duration_since(now))),
+            phases: progress.phases.iter().map(PhaseReport::from).collect(),
+            blockers: self
+                .handle
+                .blockers()
+                .into_iter()
+                .map(|blocker| BlockerReport {
+                    phase: blocker.phase.clone(),
+                    what: format!("{} {}", blocker.kind, blocker.name),
+                    age_ms: ms(blocker.age),
+                })
+                .collect(),
+            engines: self.registry.status().iter().map(EngineReport::from).collect(),
+            sessions: self.sessions.held(),
+        }
+    }
+}
+
+impl ShutdownControl for Views {
+    fn status(&self) -> ShutdownStatus {
+        let progress = self.handle.progress().borrow().clone();
+        let now = Instant::now();
+        let left = |at: Option<Instant>| at.map(|at| ms(at.saturating_duration_since(now)));
+        ShutdownStatus {
+            stage: match progress.stage {
+                _ if !self.handle.is_shutting_down() => ShutdownStage::Serving,
+                RunStage::Finished => ShutdownStage::Over,
+                _ => ShutdownStage::ShuttingDown,
+            },
+            reason: self.handle.reason().map(|reason| reason.to_string()),
+            forced: self.handle.force_token().is_cancelled(),
+            remaining_ms: left(progress.deadline),
+            phases: progress
+                .phases
+                .iter()
+                .map(|phase| PhaseState {
+                    name: phase.name.clone(),
+                    state: phase.stage.to_string(),
+                    remaining_ms: left(phase.deadline),
+                })
+                .collect(),
+            blockers: blockers(self.handle.blockers()),
+        }
+    }
+
+    fn plan(&self) -> ShutdownPlan {
+        plan(&self.handle.plan())
+    }
+
+    fn trigger(&self, reason: &str) -> ShutdownTrigger {
+        match self.handle.trigger(Reason::Manual(reason.to_owned())) {
+            Trigger::Started => ShutdownTrigger { started: true, reason: reason.to_owned() },
+            Trigger::AlreadyRunning(first) => ShutdownTrigger { started: false, reason: first.to_string() },
+        }
+    }
+}
+
+/// Blockers of the same name as one, with their number and the oldest's age.
+fn blockers(all: Vec<shutdown_coordinator::Blocker>) -> Vec<Blocker> {
+    let mut grouped: Vec<Blocker> = Vec::new();
+    for blocker in all {
+        let (phase, age_ms) = (blocker.phase.clone(), ms(blocker.age));
+        match grouped.iter_mut().find(|known| known.name == blocker.name && known.phase == phase) {
+            Some(known) => {
+                known.count += 1;
+                known.age_ms = known.age_ms.max(age_ms);
+            }
+            None => grouped.push(Blocker { phase, name: blocker.name.clone(), count: 1, age_ms }),
+        }
+    }
+    grouped
+}
+
+fn plan(plan: &Plan) -> ShutdownPlan {
+    ShutdownPlan {
+        deadline_ms: ms(plan.deadline),
+        watchdog_ms: plan.watchdog.map(ms),
+        phases: plan
+            .phases
+            .iter()
+            .map(|phase| PlannedPhase {
+                name: phase.name.clone(),
+                after: phase.after.clone(),
+                timeout_ms: phase.timeout.map(ms),
+                reserve_ms: ms(phase.reserve),
+                hold_ms: ms(phase.hold),
+                latest_end_ms: ms(phase.latest_end),
+                point_of_no_return: phase.point_of_no_return,
+                work: phase.work.iter().map(|work| format!("{} {}", work.kind, work.name)).collect(),
+            })
+            .collect(),
+    }
+}
