@@ -1,1 +1,122 @@
-//! The websocket stream: committed events, in order, to bounded sessions.
+//! The websocket stream `GET /api/ws`: committed events, in order, without gap or double, to bounded sessions.
+//!
+//! # Protocol
+//!
+//! JSON objects in text frames, each with an `op`. Requests of at most 16 KiB; a longer one ends the session with 1009,
+//! a binary one with 1003. Unknown fields are refused.
+//!
+//! | client says | |
+//! |---|---|
+//! | `{"op":"auth","token":"hg_.."}` | first, in time; or an `Authorization: Bearer` header at the upgrade. A token in the URL is not looked at |
+//! | `{"op":"subscribe","account":1,"since_seq":41}` | everything after 41; without `since_seq`, from now on |
+//! | `{"op":"unsubscribe","account":1}` | without `account`, all |
+//! | `{"op":"ping"}` | |
+//!
+//! | server says | |
+//! |---|---|
+//! | `{"op":"welcome","role","ping_interval_ms","max_message_bytes"}` | authenticated |
+//! | `{"op":"subscribed","account":1,"from_seq":42,"head_seq":50}` | the next event of the account is number 42 |
+//! | `{"op":"unsubscribed","accounts":[1]}` | |
+//! | `{"op":"pong"}` | |
+//! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":{"kind":"order",..}}` | see [`wire`] for the kinds |
+//! | `{"op":"resync","account":1,"reason":"ahead"\|"too_old","head_seq","oldest_seq"}` | not followed (any more): `since_seq` is above the ledger's head, because the ledger went back, or older than what it holds. Read the state anew, then subscribe |
+//! | `{"op":"draining","reason":"stop"\|"upgrade","resume":{"1":57}}` | a shutdown has begun; events go on until the Close |
+//! | `{"op":"error","code":"bad_request"\|"not_found","detail","account"}` | the request changed nothing |
+//!
+//! Close codes: 1001 the server goes away, 1012 it restarts (connect again at once), 1013 the session was too slow or the
+//! store did not answer (connect again later), 1008 not authenticated, or no pong for two ping intervals, 1009, 1003. The
+//! reason is `{"resume":{"1":57}}`: every event up to number 57 of account 1 came before this Close. If that does not fit
+//! into the 123 bytes of a reason, it is `{"resume_accounts":12}`, and the map came in a `draining` message just before.
+//!
+//! # How it works
+//!
+//! A session is a cursor per account, see [`Hub`]; nothing queues for it but the frames of one round in its socket's write
+//! buffer. A round feeds what waits for the session and flushes once, because the system call is the limit. A round that
+//! the socket does not take within [`Settings::send_timeout`] ends the session.
+//!
+//! Deliberately absent: market data, commands over the websocket, filters by kind, compression, binary frames.
+
+mod api;
+mod hub;
+mod peer;
+mod protocol;
+mod session;
+pub mod wire;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use api::routes;
+pub use hub::Hub;
+pub use protocol::Drain;
+
+use crate::auth::Authenticator;
+use crate::config::StreamConfig;
+use crate::store::Store;
+
+/// The largest message that a client may send.
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Limits and times of the sessions.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How many sessions at once; further ones get 503.
+    pub max_sessions: usize,
+    /// How long a session has to authenticate.
+    pub auth_timeout: Duration,
+    /// Time between pings. A session without a pong for two of them is closed.
+    pub ping_interval: Duration,
+    /// How long a session's socket may take for one round of messages. Then the session is closed as too slow.
+    pub send_timeout: Duration,
+    /// How long the end of a session may take: the last events, the Close, and the peer's Close.
+    pub close_timeout: Duration,
+    /// Origins from which browsers may connect, such as `https://desk.example`, besides the server's own.
+    pub allowed_origins: Vec<String>,
+}
+
+impl Settings {
+    /// From the configuration, with 10 s for a round and 2 s for the end of a session.
+    pub fn new(config: &StreamConfig, allowed_origins: Vec<String>) -> Self {
+        Self {
+            max_sessions: config.max_sessions,
+            auth_timeout: Duration::from_millis(config.auth_timeout_ms),
+            ping_interval: Duration::from_millis(config.ping_interval_ms.max(1)),
+            send_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(2),
+            allowed_origins,
+        }
+    }
+}
+
+/// What a session holds from before its upgrade until its end, so that a shutdown waits for it.
+pub type Guard = Box<dyn Any + Send>;
+
+/// What the stream needs of the rest of the server.
+#[derive(Clone)]
+pub struct StreamDeps {
+    /// Limits and times.
+    pub settings: Settings,
+    /// Where committed events come from.
+    pub hub: Arc<Hub>,
+    /// Where older ones come from.
+    pub store: Arc<dyn Store>,
+    /// Who may listen.
+    pub auth: Authenticator,
+    /// Admits a session, or refuses it because the server is about to stop.
+    pub admit: Arc<dyn Fn() -> Option<Guard> + Send + Sync>,
+    /// Set when a shutdown begins: every session is sent a notice. Says which Close code [`Self::close`] means.
+    pub draining: watch::Receiver<Option<Drain>>,
+    /// Cancelled when sessions have to end: each gets what is committed, then its Close.
+    pub close: CancellationToken,
+}
+
+impl fmt::Debug for StreamDeps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamDeps").field("settings", &self.settings).field("hub", &self.hub).finish_non_exhaustive()
+    }
+}

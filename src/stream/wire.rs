@@ -1,0 +1,500 @@
+//! How events look to clients: flat JSON objects with a `kind`, apart from the domain types that they are made from.
+//!
+//! Prices, quantities and amounts are decimal strings; times are microseconds since the Unix epoch; what is absent is
+//! `null`. A robot's webhook hash and an order's lease epoch are not shown.
+
+use axum::extract::ws::Utf8Bytes;
+use serde::Serialize;
+use trading::command::{Outcome, Record, Wish};
+use trading::event::{Event, Recorded};
+use trading::exchange::{Fill, OrderKind, Side, TimeInForce};
+use trading::ids::AccountId;
+use trading::money::{Amount, Price, Qty};
+use trading::order::Order;
+use trading::position::{Balance, Position};
+use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, StrategyState};
+use trading::signal::Action;
+
+/// One event of an account, as clients see it: `{"seq", "at_us", "event": {"kind", ..}}`.
+#[derive(Debug, Serialize)]
+pub struct EventWire<'a> {
+    /// Its number in the account, without gaps.
+    pub seq: i64,
+    /// When it was decided.
+    pub at_us: i64,
+    /// What happened.
+    pub event: Body<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Body<'a> {
+    /// A command was decided upon.
+    Command(CommandBody<'a>),
+    /// A robot was made or changed.
+    Robot(RobotBody<'a>),
+    /// What a strategy remembers changed.
+    Strategy(StrategyBody),
+    /// An order was made or changed.
+    Order(OrderBody<'a>),
+    /// A fill was booked.
+    Fill(FillBody<'a>),
+    /// The account was adopted with this balance.
+    Opening(BalanceBody<'a>),
+    /// Something that a person must look at.
+    Alarm {
+        /// In words.
+        message: &'a str,
+        /// The order it is about.
+        client_id: Option<&'a str>,
+        /// The robot it is about.
+        robot: Option<i64>,
+    },
+    /// The engine took the account.
+    Started {
+        /// The lease's number.
+        epoch: i64,
+    },
+    /// The engine gave the account up.
+    Stopped {
+        /// The lease's number.
+        epoch: i64,
+        /// How many orders it left with an unknown outcome.
+        unresolved: usize,
+    },
+}
+
+/// A command with its outcome.
+#[derive(Debug, Serialize)]
+pub struct CommandBody<'a> {
+    source: &'a str,
+    dedup_key: &'a str,
+    wish: &'static str,
+    /// `buy`, `sell` or `close`, if the wish is a signal.
+    action: Option<&'static str>,
+    /// The robot that the outcome names, else the one that the wish names.
+    robot: Option<i64>,
+    /// The order that the wish names.
+    client_id: Option<&'a str>,
+    received_at_us: i64,
+    outcome: &'static str,
+    /// The orders that it planned.
+    orders: Vec<&'a str>,
+    /// Why it was denied, skipped or invalid; what was not found.
+    reason: Option<&'a str>,
+    /// Which field was invalid.
+    field: Option<&'a str>,
+}
+
+/// A robot.
+#[derive(Debug, Serialize)]
+pub struct RobotBody<'a> {
+    robot: i64,
+    name: &'a str,
+    symbol: &'a str,
+    #[serde(flatten)]
+    strategy: Strategy,
+    limits: LimitsBody,
+    desired: &'static str,
+    run: &'static str,
+    reason: Option<&'a str>,
+    stop_policy: &'static str,
+    decision_seq: i64,
+    has_webhook: bool,
+    created_at_us: i64,
+    version: i64,
+}
+
+/// A strategy with its settings.
+#[derive(Debug, Serialize)]
+#[serde(tag = "strategy", content = "settings", rename_all = "snake_case")]
+enum Strategy {
+    Follower { default_qty: Qty },
+    Grid { lower: Price, upper: Price, levels: usize, qty: Qty },
+    Dca { quote_per_step: Amount, interval_ms: u64, max_steps: u32 },
+}
+
+#[derive(Debug, Serialize)]
+struct LimitsBody {
+    max_order_notional: Option<Amount>,
+    max_position_notional: Option<Amount>,
+    max_open_orders: Option<usize>,
+    max_orders_per_minute: Option<usize>,
+}
+
+/// What a strategy remembers.
+#[derive(Debug, Serialize)]
+pub struct StrategyBody {
+    robot: i64,
+    #[serde(flatten)]
+    state: StrategyMemory,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "strategy", rename_all = "snake_case")]
+enum StrategyMemory {
+    Follower,
+    /// Which level holds the order of which decision and leg.
+    Grid { levels: Vec<Option<Key>> },
+    Dca { steps: u32, next_at_us: Option<i64> },
+}
+
+#[derive(Debug, Serialize)]
+struct Key {
+    decision: i64,
+    leg: i32,
+}
+
+/// An order.
+#[derive(Debug, Serialize)]
+pub struct OrderBody<'a> {
+    client_id: &'a str,
+    robot: i64,
+    decision: i64,
+    leg: i32,
+    generation: i32,
+    symbol: &'a str,
+    side: &'static str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    price: Option<Price>,
+    stop_price: Option<Price>,
+    tif: &'static str,
+    qty: Qty,
+    status: &'static str,
+    cancel: &'static str,
+    filled: Qty,
+    filled_quote: Amount,
+    reason: Option<&'a str>,
+    venue_id: Option<i64>,
+    created_at_us: i64,
+    updated_at_us: i64,
+    version: i64,
+}
+
+/// A fill with the position and the balances after it.
+#[derive(Debug, Serialize)]
+pub struct FillBody<'a> {
+    trade_id: i64,
+    client_id: &'a str,
+    venue_id: i64,
+    symbol: &'a str,
+    side: &'static str,
+    price: Price,
+    qty: Qty,
+    fee: Amount,
+    fee_asset: &'a str,
+    maker: bool,
+    /// By the venue's clock.
+    filled_at_us: i64,
+    position: PositionBody<'a>,
+    balances: Vec<BalanceBody<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct PositionBody<'a> {
+    robot: i64,
+    symbol: &'a str,
+    qty: Amount,
+    cost: Amount,
+    realized: Amount,
+    fees: Amount,
+    version: i64,
+}
+
+/// A balance.
+#[derive(Debug, Serialize)]
+pub struct BalanceBody<'a> {
+    asset: &'a str,
+    total: Amount,
+    opening: Amount,
+    version: i64,
+}
+
+impl<'a> From<&'a Recorded> for EventWire<'a> {
+    fn from(recorded: &'a Recorded) -> Self {
+        Self { seq: recorded.seq.0, at_us: recorded.at.micros(), event: Body::from(&recorded.event) }
+    }
+}
+
+impl<'a> From<&'a Event> for Body<'a> {
+    fn from(event: &'a Event) -> Self {
+        match event {
+            Event::Command(record) => Body::Command(record.into()),
+            Event::Robot(robot) => Body::Robot(robot.into()),
+            Event::Strategy { robot, state } => Body::Strategy(StrategyBody { robot: robot.0, state: state.into() }),
+            Event::Order(order) => Body::Order(order.into()),
+            Event::Fill { fill, position, balances } => Body::Fill(fill_body(fill, position, balances)),
+            Event::Opening(balance) => Body::Opening(balance.into()),
+            Event::Alarm { message, order, robot } => {
+                Body::Alarm { message, client_id: order.as_ref().map(|id| id.as_str()), robot: robot.map(|id| id.0) }
+            }
+            Event::Started { epoch } => Body::Started { epoch: epoch.0 },
+            Event::Stopped { epoch, unresolved } => Body::Stopped { epoch: epoch.0, unresolved: *unresolved },
+        }
+    }
+}
+
+impl<'a> From<&'a Record> for CommandBody<'a> {
+    fn from(record: &'a Record) -> Self {
+        let mut body = Self {
+            source: &record.command.source,
+            dedup_key: &record.command.dedup_key,
+            wish: "",
+            action: None,
+            robot: None,
+            client_id: None,
+            received_at_us: record.received_at.micros(),
+            outcome: "",
+            orders: Vec::new(),
+            reason: None,
+            field: None,
+        };
+        body.set_wish(&record.command.wish);
+        body.set_outcome(&record.outcome);
+        body
+    }
+}
+
+impl<'a> CommandBody<'a> {
+    fn set_wish(&mut self, wish: &'a Wish) {
+        self.wish = match wish {
+            Wish::Signal(signal) => {
+                self.robot = Some(signal.robot.0);
+                self.action = Some(match signal.action {
+                    Action::Buy { .. } => "buy",
+                    Action::Sell { .. } => "sell",
+                    Action::Close => "close",
+                });
+                "signal"
+            }
+            Wish::CreateRobot(_) => "create_robot",
+            Wish::StartRobot { robot } => {
+                self.robot = Some(robot.0);
+                "start_robot"
+            }
+            Wish::StopRobot { robot, .. } => {
+                self.robot = Some(robot.0);
+                "stop_robot"
+            }
+            Wish::HaltRobot { robot, .. } => {
+                self.robot = Some(robot.0);
+                "halt_robot"
+            }
+            Wish::Kill { .. } => "kill",
+            Wish::CancelOrder { order } => {
+                self.client_id = Some(order.as_str());
+                "cancel_order"
+            }
+        };
+    }
+
+    fn set_outcome(&mut self, outcome: &'a Outcome) {
+        self.outcome = match outcome {
+            Outcome::Done { robot, orders } => {
+                self.robot = robot.map(|id| id.0).or(self.robot);
+                self.orders = orders.iter().map(|id| id.as_str()).collect();
+                "done"
+            }
+            Outcome::Denied { reason } => {
+                self.reason = Some(reason);
+                "denied"
+            }
+            Outcome::Skipped { reason } => {
+                self.reason = Some(reason);
+                "skipped"
+            }
+            Outcome::Invalid { field, reason } => {
+                self.field = Some(field);
+                self.reason = Some(reason);
+                "invalid"
+            }
+            Outcome::NotFound { what } => {
+                self.reason = Some(what);
+                "not_found"
+            }
+        };
+    }
+}
+
+impl<'a> From<&'a Robot> for RobotBody<'a> {
+    fn from(robot: &'a Robot) -> Self {
+        let limits = &robot.limits;
+        Self {
+            robot: robot.id.0,
+            name: &robot.name,
+            symbol: robot.symbol.as_str(),
+            strategy: (&robot.config).into(),
+            limits: LimitsBody {
+                max_order_notional: limits.max_order_notional,
+                max_position_notional: limits.max_position_notional,
+                max_open_orders: limits.max_open_orders,
+                max_orders_per_minute: limits.max_orders_per_minute,
+            },
+            desired: match robot.desired {
+                DesiredState::Running => "running",
+                DesiredState::Stopped => "stopped",
+            },
+            run: match robot.run {
+                RunState::Running => "running",
+                RunState::Stopping => "stopping",
+                RunState::Stopped => "stopped",
+                RunState::Halted => "halted",
+                RunState::Quarantined => "quarantined",
+            },
+            reason: robot.reason.as_deref(),
+            stop_policy: match robot.stop_policy {
+                StopPolicy::Keep => "keep",
+                StopPolicy::Cancel => "cancel",
+                StopPolicy::Flatten => "flatten",
+            },
+            decision_seq: robot.decision_seq,
+            has_webhook: robot.webhook_hash.is_some(),
+            created_at_us: robot.created_at.micros(),
+            version: robot.version,
+        }
+    }
+}
+
+impl From<&RobotConfig> for Strategy {
+    fn from(config: &RobotConfig) -> Self {
+        match config {
+            RobotConfig::Follower(config) => Strategy::Follower { default_qty: config.default_qty },
+            RobotConfig::Grid(config) => {
+                Strategy::Grid { lower: config.lower, upper: config.upper, levels: config.levels, qty: config.qty }
+            }
+            RobotConfig::Dca(config) => Strategy::Dca {
+                quote_per_step: config.quote_per_step,
+                interval_ms: config.interval_ms,
+                max_steps: config.max_steps,
+            },
+        }
+    }
+}
+
+impl From<&StrategyState> for StrategyMemory {
+    fn from(state: &StrategyState) -> Self {
+        match state {
+            StrategyState::Follower => StrategyMemory::Follower,
+            StrategyState::Grid(state) => StrategyMemory::Grid {
+                levels: state
+                    .levels
+                    .iter()
+                    .map(|level| level.map(|key| Key { decision: key.decision, leg: key.leg }))
+                    .collect(),
+            },
+            StrategyState::Dca(state) => {
+                StrategyMemory::Dca { steps: state.steps, next_at_us: state.next_at.map(|at| at.micros()) }
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a Order> for OrderBody<'a> {
+    fn from(order: &'a Order) -> Self {
+        let (kind, stop_price) = match order.kind {
+            OrderKind::Market => ("market", None),
+            OrderKind::Limit { .. } => ("limit", None),
+            OrderKind::PostOnly { .. } => ("post_only", None),
+            OrderKind::StopLimit { stop_price, .. } => ("stop_limit", Some(stop_price)),
+        };
+        Self {
+            client_id: order.client_id.as_str(),
+            robot: order.robot.0,
+            decision: order.key.decision,
+            leg: order.key.leg,
+            generation: order.generation,
+            symbol: order.symbol.as_str(),
+            side: side(order.side),
+            kind,
+            price: order.kind.price(),
+            stop_price,
+            tif: match order.tif {
+                TimeInForce::Gtc => "gtc",
+                TimeInForce::Ioc => "ioc",
+                TimeInForce::Fok => "fok",
+            },
+            qty: order.qty,
+            status: order.status.as_str(),
+            cancel: order.cancel.as_str(),
+            filled: order.filled,
+            filled_quote: order.filled_quote,
+            reason: order.reason.as_deref(),
+            venue_id: order.venue_id.map(|id| id.0),
+            created_at_us: order.created_at.micros(),
+            updated_at_us: order.updated_at.micros(),
+            version: order.version,
+        }
+    }
+}
+
+fn fill_body<'a>(fill: &'a Fill, position: &'a Position, balances: &'a [Balance]) -> FillBody<'a> {
+    FillBody {
+        trade_id: fill.trade_id.0,
+        client_id: fill.client_id.as_str(),
+        venue_id: fill.venue_id.0,
+        symbol: fill.symbol.as_str(),
+        side: side(fill.side),
+        price: fill.price,
+        qty: fill.qty,
+        fee: fill.fee,
+        fee_asset: fill.fee_asset.as_str(),
+        maker: fill.maker,
+        filled_at_us: fill.at.micros(),
+        position: PositionBody {
+            robot: position.robot.0,
+            symbol: position.symbol.as_str(),
+            qty: position.qty,
+            cost: position.cost,
+            realized: position.realized,
+            fees: position.fees,
+            version: position.version,
+        },
+        balances: balances.iter().map(BalanceBody::from).collect(),
+    }
+}
+
+impl<'a> From<&'a Balance> for BalanceBody<'a> {
+    fn from(balance: &'a Balance) -> Self {
+        Self {
+            asset: balance.asset.as_str(),
+            total: balance.total,
+            opening: balance.opening,
+            version: balance.version,
+        }
+    }
+}
+
+fn side(side: Side) -> &'static str {
+    match side {
+        Side::Buy => "buy",
+        Side::Sell => "sell",
+    }
+}
+
+/// The text frame of one event.
+pub(super) fn event_frame(account: AccountId, recorded: &Recorded) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Frame<'a> {
+        op: &'static str,
+        account: i64,
+        seq: i64,
+        at_us: i64,
+        event: Body<'a>,
+    }
+    let EventWire { seq, at_us, event } = EventWire::from(recorded);
+    text(&Frame { op: "event", account: account.0, seq, at_us, event })
+}
+
+/// A value as the text of a frame.
+pub(super) fn text(value: &impl Serialize) -> Utf8Bytes {
+    match serde_json::to_string(value) {
+        Ok(text) => text.into(),
+        Err(error) => {
+            // Only maps with keys that are no strings can fail, and there are none. A client that sees this resumes.
+            tracing::error!(%error, "a frame could not be serialised");
+            Utf8Bytes::from_static(r#"{"op":"error","code":"internal","detail":"a frame could not be serialised"}"#)
+        }
+    }
+}
