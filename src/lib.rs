@@ -1,6 +1,10 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
+pub mod admin;
 pub mod auth;
+pub mod boot;
+pub mod build_info;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engines;
@@ -12,3 +16,4 @@ pub mod robots;
 pub mod signals;
 pub mod store;
 pub mod stream;
+pub mod telemetry;

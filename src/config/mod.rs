@@ -20,8 +20,8 @@ pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
 pub use show::{Setting, redact};
-pub use shutdown::ShutdownConfig;
-pub use sources::{Origin, Sources};
+pub use shutdown::{PlannedPhase, ShutdownConfig};
+pub use sources::{Origin, Sources, terminal_takes_color};
 pub use trading::{AccountConfig, PaperConfig, TradingConfig, VenueConfig};
 pub use validate::{Unfit, validate};
 

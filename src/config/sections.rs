@@ -43,7 +43,7 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Which lines: `info`, or a filter such as `info,hotgo::engines=debug`.
     pub filter: String,
-    /// Lines go to `hotgo.log` in this directory instead of standard output; appended, so that rotation by copy works.
+    /// Lines go to `hotgo.log` in this directory instead of standard error; appended, so that rotation by copy works.
     #[serde(default)]
     pub dir: Option<PathBuf>,
 }

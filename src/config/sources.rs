@@ -190,3 +190,9 @@ fn variable(name: &str, text: &str) -> Option<Layer> {
     let kind = parsed.map_or_else(|| ValueKind::from(text), |value| value.kind);
     Some(Layer::nested(Origin::Variable(name.to_owned()), keys.into_iter(), kind))
 }
+
+/// Whether a terminal may be coloured, by the conventions of `NO_COLOR` (no-color.org) and `TERM`.
+pub fn terminal_takes_color() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}

@@ -1,0 +1,22 @@
+//! The private listener: what operators, Prometheus and the deployment tool ask, and what nobody else may.
+//!
+//! `admin.sock` in the data directory always exists, with mode 0600: the file's permissions are the credentials. `admin.bind`
+//! adds a loopback address with the reading half only. The socket outlives every phase but the last, so that
+//! `main status --watch` sees the drain.
+//!
+//! | | socket | loopback |
+//! |---|---|---|
+//! | `GET /metrics` | yes | yes |
+//! | `GET /status` | yes | yes |
+//! | `GET /plan` | yes | yes |
+//! | `POST /shutdown` `{"reason": ".."}` | yes | no |
+//! | `GET`, `POST /faults` (only with `venue.paper.allow_faults`) | yes | no |
+
+mod api;
+pub mod client;
+mod report;
+mod socket;
+
+pub use api::{AdminState, FaultControl, Surface, router, serve};
+pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, StatusReport, UnresolvedOrder};
+pub use socket::{AdminError, AdminSocket, SOCKET_NAME};

@@ -1,0 +1,88 @@
+//! The Unix socket file: made so that nobody else can connect, replaced only if its owner is dead.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+
+/// The socket's name in the data directory.
+pub const SOCKET_NAME: &str = "admin.sock";
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no private listener.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// A living process answers on the socket.
+    #[error("another server answers on {}", .0.display())]
+    InUse(PathBuf),
+    /// The socket cannot be made. A path above 107 bytes is one reason: choose a shorter data directory then.
+    #[error("cannot listen on {}", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The loopback address cannot be listened on.
+    #[error("admin.bind = {address}: cannot listen there")]
+    Tcp {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Serving failed.
+    #[error("the private listener failed")]
+    Serve(#[source] io::Error),
+}
+
+/// A bound socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct AdminSocket {
+    pub(super) listener: UnixListener,
+    /// Removes the file after the listener is closed.
+    pub(super) file: SocketFile,
+}
+
+impl AdminSocket {
+    /// Binds `admin.sock` in this directory, mode 0600. The file of a dead process is replaced, a living one's is not.
+    /// The caller holds the data directory's lock, so that two starts cannot race here.
+    ///
+    /// # Errors
+    /// [`AdminError::InUse`] and [`AdminError::Bind`].
+    pub async fn bind(data_dir: &Path) -> Result<Self, AdminError> {
+        let path = data_dir.join(SOCKET_NAME);
+        let failed = |source| AdminError::Bind { path: path.clone(), source };
+        match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(&path)).await {
+            Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Ok(Err(error)) => return Err(failed(error)),
+            // A full backlog makes the connection hang: somebody lives there.
+            Ok(Ok(_)) | Err(_) => return Err(AdminError::InUse(path)),
+        }
+        // Bound and protected under another name first: nobody can connect before the mode is set.
+        let fresh = data_dir.join("admin.sock.new");
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&fresh).map_err(failed)?;
+        fs::set_permissions(&fresh, Permissions::from_mode(0o600)).map_err(failed)?;
+        fs::rename(&fresh, &path).map_err(failed)?;
+        Ok(Self { listener, file: SocketFile(path) })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket file was gone already");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! `main check`: whether `main http` would start, and with what. Changes nothing.
+
+use serde_json::json;
+
+use super::{ExitCode, Failure, Global, Output, Style};
+use crate::build_info::BUILD_ID;
+use crate::config::{Loaded, Origin, ShutdownConfig};
+
+pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
+    let out = global.output();
+    let loaded = global.load(&[])?;
+    if out.json {
+        let settings: Vec<_> = loaded
+            .settings()
+            .into_iter()
+            .map(|setting| json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() }))
+            .collect();
+        out.json(&json!({
+            "build_id": BUILD_ID,
+            "config": settings,
+            "plan": loaded.config.shutdown.plan(),
+        }))?;
+    } else {
+        out.line(config_text(&out, &loaded))?;
+        out.line(plan_text(&out, &loaded.config.shutdown))?;
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn config_text(out: &Output, loaded: &Loaded) -> String {
+    let settings = loaded.settings();
+    let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or_default();
+    let values = settings.iter().map(|setting| setting.value.len()).max().unwrap_or_default().min(40);
+    let mut lines = vec![out.paint(Style::Bold, "configuration")];
+    for setting in settings {
+        let origin = match setting.origin {
+            Origin::Default => out.paint(Style::Dim, "default"),
+            other => other.to_string(),
+        };
+        lines.push(format!("  {:width$}  {:values$}  {origin}", setting.key, setting.value));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn plan_text(out: &Output, shutdown: &ShutdownConfig) -> String {
+    let plan = shutdown.plan();
+    let mut lines = vec![
+        out.paint(Style::Bold, "shutdown plan (ms)"),
+        format!("  {:18} {:>7} {:>9} {:>10}", "phase", "limit", "reserved", "latest end"),
+    ];
+    for phase in plan {
+        let reserved = if phase.reserved { "yes" } else { "" };
+        lines.push(format!("  {:18} {:>7} {reserved:>9} {:>10}", phase.name, phase.limit_ms, phase.latest_end_ms));
+    }
+    lines.push(format!(
+        "  deadline {}, watchdog {}, supervisor's limit {}: {}",
+        shutdown.deadline_ms,
+        shutdown.deadline_ms.saturating_add(shutdown.watchdog_ms),
+        shutdown.stop_budget_ms,
+        out.paint(Style::Good, "fits"),
+    ));
+    lines.join("\n")
+}

@@ -1,0 +1,120 @@
+//! What a command that failed has to say.
+
+use std::error::Error;
+use std::fmt;
+
+use super::ExitCode;
+use crate::admin::AdminError;
+use crate::admin::client::ClientError;
+use crate::config::ConfigError;
+use crate::telemetry::TelemetryError;
+
+/// A command's failure: the code, what happened, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// How the process ends.
+    pub code: ExitCode,
+    /// What happened.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Failure {
+    /// A failure without advice.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), help: None }
+    }
+
+    /// A failure with the whole chain of an error as its message.
+    pub fn of(code: ExitCode, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            message.push_str(": ");
+            message.push_str(&inner.to_string());
+            source = inner.source();
+        }
+        Self::new(code, message)
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// As one object.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": self.message, "help": self.help, "exit_code": self.code.number() })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let several = self.message.contains('\n');
+        let separator = if several { "\n  " } else { " " };
+        write!(f, "error:{separator}{}", self.message.replace('\n', "\n  "))?;
+        match &self.help {
+            Some(help) => write!(f, "\n help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let failure = Self::of(ExitCode::ConfigInvalid, &error);
+        match error {
+            ConfigError::Invalid(_) => {
+                failure.help("`main check` prints every value and where it comes from, once it is accepted")
+            }
+            ConfigError::Unreadable { .. } | ConfigError::Syntax { .. } => failure,
+        }
+    }
+}
+
+impl From<TelemetryError> for Failure {
+    fn from(error: TelemetryError) -> Self {
+        match &error {
+            TelemetryError::Filter(_) => Self::of(ExitCode::ConfigInvalid, &error),
+            TelemetryError::File { .. } => Self::of(ExitCode::DataDir, &error)
+                .help("make log.dir writable for this user, or remove it to log to standard error"),
+            TelemetryError::Twice(_) | TelemetryError::Buckets => Self::of(ExitCode::Unexpected, &error),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::Unreachable { .. } | ClientError::Timeout(_) | ClientError::Broken(_) => ExitCode::Unreachable,
+            ClientError::Refused { .. } | ClientError::Unreadable(_) => ExitCode::Unexpected,
+        };
+        let failure = Self::of(code, &error);
+        match error {
+            ClientError::Unreachable { .. } => {
+                failure.help("start it with `main http`, or name its data directory with --data-dir or --config")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        let code = match &error {
+            AdminError::InUse(_) | AdminError::Bind { .. } => ExitCode::DataDir,
+            AdminError::Tcp { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => ExitCode::PortInUse,
+            AdminError::Tcp { .. } | AdminError::Serve(_) => ExitCode::Unexpected,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::of(ExitCode::Unexpected, &error)
+    }
+}

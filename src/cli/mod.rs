@@ -1,0 +1,135 @@
+//! The command line. Each command is a narrow function in a file of its own; `main.rs` parses and dispatches.
+
+mod check;
+mod exit;
+mod failure;
+mod http;
+mod output;
+mod status;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+pub use exit::ExitCode;
+pub use failure::Failure;
+pub use output::{Output, Style};
+
+use crate::build_info::BUILD_ID;
+use crate::config::{Loaded, Sources, load};
+use crate::telemetry::{Color, Logs, install_metrics};
+
+/// A trading server that can be stopped, upgraded or killed at any instant without losing or doubling an order.
+#[derive(Debug, Parser)]
+#[command(name = "main", version = BUILD_ID, after_help = ExitCode::table(), max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory with config.yaml [default: manifest/config, if there is one]
+    ///
+    /// HOTGO_CONFIG, or GF_GCFG_PATH, says the same.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Data directory, instead of the configured one
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colour output and logs
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub color: Color,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server until it is told to stop
+    Http(HttpArgs),
+    /// Check configuration, data directory, schema and shutdown plan, and print what would be used
+    Check,
+    /// Show how the running server stands
+    Status(StatusArgs),
+}
+
+/// Options of `main http`.
+#[derive(Debug, Args)]
+pub struct HttpArgs {
+    /// Start with a few robots that trade at the paper venue
+    #[arg(long)]
+    pub demo: bool,
+    /// Address and port, instead of the configured ones
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<SocketAddr>,
+}
+
+/// Options of `main status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Keep showing it until the server is gone
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// Every [`Failure`] has an exit code and words for people.
+pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Http(args) => http::run(global, args),
+        Command::Check => global.block_on(check::run(global)),
+        Command::Status(args) => global.block_on(status::run(global, args)),
+    }
+}
+
+impl Global {
+    /// Loads the configuration with the flags given here, and these.
+    ///
+    /// # Errors
+    /// Exit code 3.
+    pub fn load(&self, flags: &[(&'static str, String, &'static str)]) -> Result<Loaded, Failure> {
+        let mut sources = Sources::of_process();
+        sources.dir.clone_from(&self.config);
+        if let Some(dir) = &self.data_dir {
+            sources.flags.push(("data_dir", dir.to_string_lossy().into_owned(), "--data-dir"));
+        }
+        sources.flags.extend(flags.iter().cloned());
+        Ok(load(&sources)?)
+    }
+
+    /// Where results go.
+    pub fn output(&self) -> Output {
+        Output::new(self.json, self.color)
+    }
+
+    /// Sets the process's logs and metrics, and logs which build runs and where its configuration comes from.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn telemetry(&self, loaded: &Loaded) -> Result<PrometheusHandle, Failure> {
+        Logs::open(&loaded.config.log, self.color)?.install()?;
+        let metrics = install_metrics()?;
+        let file = loaded.file().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        tracing::info!(build_id = BUILD_ID, pid = std::process::id(), config_file = %file, "starting");
+        Ok(metrics)
+    }
+
+    /// Runs a command that needs no second thread.
+    fn block_on(&self, command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+    }
+}
