@@ -11,6 +11,7 @@ pub mod engines;
 pub mod failpoints;
 pub mod gateway;
 pub mod http;
+pub mod market;
 pub mod orders;
 pub mod robots;
 pub mod signals;

@@ -7,8 +7,6 @@ use tokio::sync::watch;
 
 use super::{BootError, Phases};
 use crate::engines::{EngineRegistry, Engines, Stage};
-use crate::gateway::paper::PaperVenue;
-use crate::store::Store;
 use crate::stream::Drain;
 
 /// A hook that came too late: the shutdown began while the server started.
@@ -20,17 +18,15 @@ pub(super) fn late<F>(_: Late<F>) -> BootError {
 pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
     pub(super) drivers: Vec<(String, Task<Vec<String>>)>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) venue: PaperVenue,
     pub(super) draining: watch::Sender<Option<Drain>>,
 }
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
-    let Led { registry, drivers, store, venue, draining } = led;
+    let Led { registry, drivers, draining } = led;
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
             let drain = match cx.reason() {
-                shutdown_coordinator::Reason::Upgrade => Drain::Restart,
+                shutdown_coordinator::Reason::Upgrade => Drain::Upgrade,
                 _ => Drain::Stop,
             };
             draining.send_replace(Some(drain));
@@ -63,12 +59,6 @@ pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Res
                     ));
                 }
             }
-        })
-        .map_err(late)?;
-    handle
-        .on(phases.close_stores, "store and venue", move |_| async move {
-            venue.close();
-            store.close().await;
         })
         .map_err(late)?;
     Ok(())

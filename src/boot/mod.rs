@@ -19,7 +19,7 @@ use crate::admin::AdminError;
 use crate::config::Config;
 use crate::gateway::paper::PaperError;
 use crate::market::MarketError;
-use crate::store::{StoreError, sqlite};
+use crate::store::{StoreError, sqlite::OpenError};
 
 pub use data_dir::DataDir;
 pub use phases::{Phases, build as build_phases};
@@ -57,7 +57,7 @@ pub enum BootError {
     },
     /// The database cannot be opened.
     #[error(transparent)]
-    Database(#[from] sqlite::OpenError),
+    Database(#[from] OpenError),
     /// The database failed while the server started.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,26 +1,26 @@
 //! How the process looks from outside: health, status, and the shutdown as HTTP sees it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shutdown_coordinator::{Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger};
+use shutdown_coordinator::{PhaseProgress, PhaseStage, PhaseStatus, Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger};
 use tokio::time::Instant;
 
-use crate::admin::{BlockerReport, EngineReport, PhaseReport, StatusReport};
+use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
 use crate::clock::Clock;
 use crate::engines::{EngineRegistry, Engines};
 use crate::http::{
     Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
     ShutdownStage, ShutdownStatus, ShutdownTrigger,
 };
-use crate::store::Store;
 
 /// What all views read.
 #[derive(Debug, Clone)]
 pub(super) struct Views {
     pub(super) handle: ShutdownHandle,
     pub(super) registry: Arc<EngineRegistry>,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store_is_well: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) build_id: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
@@ -49,7 +49,7 @@ impl Views {
                 detail: engine.reason.map_or_else(|| engine.state.into(), |reason| format!("{}: {reason}", engine.state).into()),
             });
         }
-        let store_ok = self.store.is_well();
+        let store_ok = self.store_is_well.load(Ordering::Relaxed);
         checks.push(Check { name: "store".into(), ok: store_ok, detail: if store_ok { "answers" } else { "does not answer" }.into() });
         let recovering = |check: &Check| check.detail == "starting" || check.detail == "recovering";
         let status = if self.handle.is_shutting_down() {
@@ -76,7 +76,7 @@ impl Views {
             ready: self.health().status == HealthStatus::Ok,
             reason: self.handle.reason().map(|reason| reason.to_string()),
             deadline_remaining_ms: progress.deadline.map(|at| ms(at.saturating_duration_since(now))),
-            phases: progress.phases.iter().map(PhaseReport::from).collect(),
+            phases: progress.phases.iter().map(phase_report).collect(),
             blockers: self
                 .handle
                 .blockers()
@@ -101,7 +101,7 @@ impl ShutdownControl for Views {
         ShutdownStatus {
             stage: match progress.stage {
                 _ if !self.handle.is_shutting_down() => ShutdownStage::Serving,
-                RunStage::Finished => ShutdownStage::Over,
+                RunStage::Over => ShutdownStage::Over,
                 _ => ShutdownStage::ShuttingDown,
             },
             reason: self.handle.reason().map(|reason| reason.to_string()),
@@ -110,10 +110,14 @@ impl ShutdownControl for Views {
             phases: progress
                 .phases
                 .iter()
-                .map(|phase| PhaseState {
-                    name: phase.name.clone(),
-                    state: phase.stage.to_string(),
-                    remaining_ms: left(phase.deadline),
+                .map(|phase| {
+                    let (state, deadline) = match phase.stage {
+                        PhaseStage::Waiting => ("waiting".to_owned(), None),
+                        PhaseStage::Running { deadline } => ("running".to_owned(), Some(deadline)),
+                        PhaseStage::Over(status) => (format!("{status:?}").to_lowercase(), None),
+                        _ => ("unknown".to_owned(), None),
+                    };
+                    PhaseState { name: phase.name.clone(), state, remaining_ms: left(deadline) }
                 })
                 .collect(),
             blockers: blockers(self.handle.blockers()),
@@ -130,6 +134,16 @@ impl ShutdownControl for Views {
             Trigger::AlreadyRunning(first) => ShutdownTrigger { started: false, reason: first.to_string() },
         }
     }
+}
+
+fn phase_report(phase: &PhaseProgress) -> PhaseReport {
+    let state = match phase.stage {
+        PhaseStage::Running { .. } => admin::PhaseState::Running,
+        PhaseStage::Over(PhaseStatus::Completed) => admin::PhaseState::Completed,
+        PhaseStage::Over(_) => admin::PhaseState::Incomplete,
+        _ => admin::PhaseState::Waiting,
+    };
+    PhaseReport { name: phase.name.clone(), state }
 }
 
 /// Blockers of the same name as one, with their number and the oldest's age.
@@ -151,7 +165,7 @@ fn blockers(all: Vec<shutdown_coordinator::Blocker>) -> Vec<Blocker> {
 fn plan(plan: &Plan) -> ShutdownPlan {
     ShutdownPlan {
         deadline_ms: ms(plan.deadline),
-        watchdog_ms: plan.watchdog.map(ms),
+        watchdog_ms: plan.watchdog_margin.map(ms),
         phases: plan
             .phases
             .iter()

@@ -23,6 +23,7 @@ use super::{EngineStatus, SubmitError};
 use crate::clock::Clock;
 use crate::failpoints;
 use crate::gateway::{Gateway, GatewayError};
+use crate::market::MarketHub;
 use crate::store::{Account, Commit, CommitError, Lease, LeaseError, Store, StoreError};
 use crate::stream::Hub;
 
@@ -34,7 +35,7 @@ pub struct Ports {
     /// The account's venue.
     pub gateway: Arc<dyn Gateway>,
     /// Market data. Falling behind is fine: only the newest quotes matter.
-    pub market: broadcast::Sender<Arc<Market>>,
+    pub market: MarketHub,
     /// Where committed events go.
     pub hub: Arc<Hub>,
     /// The one clock.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
-use trading::time::Timestamp;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::clock::Clock;

@@ -187,6 +187,9 @@ struct LimitsIn {
     /// How many orders may be sent in any minute.
     #[schema(example = 60)]
     max_orders_per_minute: Option<usize>,
+    /// How far through the market a limit price may be, in percent.
+    #[schema(example = 20)]
+    max_price_deviation_percent: Option<u32>,
 }
 
 impl From<LimitsIn> for Limits {
@@ -196,6 +199,7 @@ impl From<LimitsIn> for Limits {
             max_position_notional: limits.max_position_notional.map(|Text(it)| it.amount()),
             max_open_orders: limits.max_open_orders,
             max_orders_per_minute: limits.max_orders_per_minute,
+            max_price_deviation_percent: limits.max_price_deviation_percent,
         }
     }
 }

@@ -381,7 +381,7 @@ impl From<&StrategyState> for StrategyMemory {
                 levels: state
                     .levels
                     .iter()
-                    .map(|level| level.map(|key| Key { decision: key.decision, leg: key.leg }))
+                    .map(|level| level.order.as_ref().map(|it| Key { decision: it.key.decision, leg: it.key.leg }))
                     .collect(),
             },
             StrategyState::Dca(state) => {

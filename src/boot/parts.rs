@@ -1,0 +1,366 @@
+//! Starts the parts, in the order in which each needs the one before, and registers how each ends.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use shutdown_coordinator::serve::Server;
+use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use trading::ids::AccountId;
+
+use super::hooks::{self, Led, late};
+use super::views::Views;
+use super::{BootError, DataDir, HttpOptions, Phases, demo};
+use crate::admin::{self, AdminSocket, AdminState, FaultControl};
+use crate::auth::{Authenticator, Secret};
+use crate::clock::Clock;
+use crate::config::{AccountConfig, Config};
+use crate::engines::{EngineRegistry, Engines, Ports};
+use crate::gateway::RequestWindow;
+use crate::gateway::paper::PaperVenue;
+use crate::http;
+use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
+use crate::signals::{IntakeClosed, IntakeGate, IntakeGuard};
+use crate::store::Store;
+use crate::store::sqlite::{OpenOptions, SqliteStore};
+use crate::stream::{self, Hub, StreamDeps};
+
+const STORE_PROBE: Duration = Duration::from_millis(500);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What every part is tied to.
+struct Boot<'a> {
+    config: &'a Config,
+    data_dir: &'a Path,
+    handle: &'a ShutdownHandle,
+    phases: Phases,
+    clock: Clock,
+}
+
+/// Starts everything. When it returns, requests are served; accounts become ready on their own.
+///
+/// Cancel safety: what was started is registered with the coordinator, so a shutdown that begins meanwhile ends it.
+pub(super) async fn start(
+    config: &Config,
+    options: &HttpOptions,
+    data_dir: &DataDir,
+    handle: &ShutdownHandle,
+    phases: Phases,
+    metrics: PrometheusHandle,
+) -> Result<(), BootError> {
+    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
+    // Sockets before anything serious, so that a taken port costs nothing.
+    let address = config.server.bind;
+    let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
+    let admin_socket = AdminSocket::bind(boot.data_dir).await?;
+
+    let store = boot.store().await?;
+    let venue = boot.venue().await?;
+    let prices = boot.market(&venue)?;
+    let hub = Arc::new(Hub::new(config.stream.session_queue));
+    let (draining, drain_notice) = watch::channel(None);
+    let (registry, accounts) = boot.engines(options, &store, &venue, &prices, &hub, draining).await?;
+
+    let auth = Authenticator::new(Arc::clone(&store));
+    let first_token = auth.first_admin_token(boot.clock.now()).await?;
+    let sessions = handle.gate(phases.close_streams, "websockets");
+    let views = Views {
+        handle: handle.clone(),
+        registry: Arc::clone(&registry),
+        store_is_well: boot.watch_store(&store)?,
+        clock: boot.clock,
+        build_id: options.build_id.as_str().into(),
+        sessions: sessions.clone(),
+    };
+    boot.admin(admin_socket, &views, &venue, metrics)?;
+    let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
+    let router = boot.api(&store, &registry, auth, &views, websockets);
+    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    boot.serve(router, listener)?;
+    announce(&format!("listening on http://{address}"));
+    if let Some(token) = first_token {
+        announce(&format!("admin token (shown once): {token}"));
+    }
+    if options.demo {
+        boot.demo(&store, registry, &accounts).await?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
+fn announce(line: &str) {
+    use std::io::Write;
+    println!("{line}");
+    // A closed standard output is no reason not to trade.
+    let _unheard = std::io::stdout().flush();
+}
+
+impl Boot<'_> {
+    /// Runs a future until its phase, which waits for it.
+    fn run<F>(&self, phase: PhaseId, name: impl Into<String>, future: F) -> Result<Task<F::Output>, BootError>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.handle.spawn(phase, name.into(), future).map_err(|_| BootError::Stopped)
+    }
+
+    async fn store(&self) -> Result<Arc<dyn Store>, BootError> {
+        let path = self.config.database();
+        let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await?;
+        let closing = store.clone();
+        self.handle.on(self.phases.close_stores, "store", move |_| async move { closing.close().await }).map_err(late)?;
+        self.run(self.phases.close_stores, "store writer", writer.run())?;
+        Ok(Arc::new(store))
+    }
+
+    async fn venue(&self) -> Result<PaperVenue, BootError> {
+        let config = &self.config.venue;
+        let window = RequestWindow {
+            recv_window: ms(config.recv_window_ms),
+            absence_margin: ms(config.absence_margin_ms),
+            request_timeout: ms(config.request_timeout_ms),
+        };
+        let (path, paper, symbols) = (self.config.venue_ledger(), config.paper.clone(), symbols(&self.config.market)?);
+        let opening = tokio::task::spawn_blocking(move || PaperVenue::open(&path, symbols, &paper, window));
+        let (venue, driver) = opening.await.map_err(|error| broken("venue.paper.ledger", &error))??;
+        let closing = venue.clone();
+        self.handle
+            .on(self.phases.close_stores, "paper venue", move |_| {
+                closing.close();
+                async {}
+            })
+            .map_err(late)?;
+        self.run(self.phases.close_stores, "paper venue driver", async move {
+            match tokio::task::spawn_blocking(move || driver.run_blocking()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the paper venue ended"),
+                Err(error) => tracing::error!(%error, "the paper venue ended"),
+            }
+        })?;
+        Ok(venue)
+    }
+
+    /// Prices move until the streams close: a drain may have to sell at market.
+    fn market(&self, venue: &PaperVenue) -> Result<MarketHub, BootError> {
+        let stop = self.handle.token(self.phases.close_streams);
+        let (runner, hub) = MarketRunner::open(&self.config.market, self.clock)?;
+        let feeding = runner.run(Some(venue.clone()), stop);
+        self.run(self.phases.close_streams, "market feed", async move {
+            if let Err(error) = feeding.await {
+                tracing::error!(%error, "market data ended");
+            }
+        })?;
+        Ok(hub)
+    }
+
+    async fn engines(
+        &self,
+        options: &HttpOptions,
+        store: &Arc<dyn Store>,
+        venue: &PaperVenue,
+        prices: &MarketHub,
+        hub: &Arc<Hub>,
+        draining: watch::Sender<Option<stream::Drain>>,
+    ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
+        let mut wanted = self.config.trading.accounts.clone();
+        if options.demo && wanted.iter().all(|account| account.label != demo::LABEL) {
+            wanted.push(AccountConfig { label: demo::LABEL.into(), venue: "paper".into() });
+        }
+        let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
+        let mut accounts = Vec::new();
+        for AccountConfig { label, venue: venue_name } in wanted {
+            let account = store.ensure_account(&venue_name, &label).await?;
+            let gateway = venue.gateway(&label).await.map_err(|error| broken("trading.accounts", &error))?;
+            let ports = Ports {
+                store: Arc::clone(store),
+                gateway: Arc::new(gateway),
+                market: prices.clone(),
+                hub: Arc::clone(hub),
+                clock: self.clock,
+                namespace: self.config.trading.namespace.clone(),
+                limits: self.config.trading.limits.clone(),
+                owner: Arc::clone(&owner),
+                lease_ttl: ms(self.config.trading.lease_ttl_ms),
+                // The data directory's lock: no other living process writes this database.
+                predecessor_is_dead: true,
+            };
+            accounts.push((account, ports));
+        }
+        let named = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
+        let (registry, drivers) = EngineRegistry::new(accounts, self.config.trading.queue);
+        let mut tasks = Vec::new();
+        for driver in drivers {
+            let label = driver.account().label.clone();
+            let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
+            tasks.push((label, task));
+        }
+        hooks::register(self.handle, self.phases, Led { registry: Arc::clone(&registry), drivers: tasks, draining })?;
+        Ok((registry, named))
+    }
+
+    /// Asks the store twice a second, so that a health request need not.
+    fn watch_store(&self, store: &Arc<dyn Store>) -> Result<Arc<AtomicBool>, BootError> {
+        let well = Arc::new(AtomicBool::new(true));
+        let (store, seen, stop) = (Arc::clone(store), Arc::clone(&well), self.handle.token(self.phases.persist_state));
+        self.run(self.phases.persist_state, "store probe", async move {
+            let mut tick = tokio::time::interval(STORE_PROBE);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                let Some(answer) = stop.run_until_cancelled(store.ping()).await else { break };
+                if seen.swap(answer.is_ok(), Ordering::Relaxed) != answer.is_ok() {
+                    tracing::warn!(well = answer.is_ok(), "the store changed");
+                }
+            }
+        })?;
+        Ok(well)
+    }
+
+    fn admin(
+        &self,
+        socket: AdminSocket,
+        views: &Views,
+        venue: &PaperVenue,
+        metrics: PrometheusHandle,
+    ) -> Result<(), BootError> {
+        let (status, plan, trigger) = (views.clone(), self.handle.clone(), self.handle.clone());
+        let state = AdminState {
+            status: Arc::new(move || status.status()),
+            plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
+            shutdown: Arc::new(move |reason| {
+                trigger.trigger(Reason::Manual(reason)) == shutdown_coordinator::Trigger::Started
+            }),
+            metrics,
+            faults: self.config.venue.paper.allow_faults.then(|| fault_control(venue.clone())),
+        };
+        // It answers until everything else is closed: this is where one looks when a shutdown takes long.
+        let stop = self.handle.token(self.phases.close_stores);
+        let serving = admin::serve(socket, self.config.admin.bind, state, stop);
+        self.run(self.phases.close_stores, "private listener", async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the private listener ended");
+            }
+        })?;
+        Ok(())
+    }
+
+    fn websockets(
+        &self,
+        hub: Arc<Hub>,
+        store: &Arc<dyn Store>,
+        auth: &Authenticator,
+        sessions: Gate,
+        draining: watch::Receiver<Option<stream::Drain>>,
+    ) -> axum::Router {
+        // None is let in once the listener closes; those that are in stay until their streams close.
+        let admission = self.handle.gate(self.phases.stop_accepting, "websocket upgrades");
+        stream::routes(StreamDeps {
+            settings: stream::Settings::new(&self.config.stream, self.config.server.allowed_origins.clone()),
+            hub,
+            store: Arc::clone(store),
+            auth: auth.clone(),
+            admit: Arc::new(move || {
+                let _admitted = admission.enter().ok()?;
+                let guard: stream::Guard = Box::new(sessions.enter().ok()?);
+                Some(guard)
+            }),
+            draining,
+            close: self.handle.token(self.phases.close_streams),
+        })
+    }
+
+    fn api(
+        &self,
+        store: &Arc<dyn Store>,
+        registry: &Arc<EngineRegistry>,
+        auth: Authenticator,
+        views: &Views,
+        websockets: axum::Router,
+    ) -> axum::Router {
+        let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
+        let health = views.clone();
+        let engines: Arc<dyn Engines> = Arc::clone(registry) as Arc<dyn Engines>;
+        http::router(http::Deps {
+            store: Arc::clone(store),
+            engines,
+            auth: Arc::new(auth),
+            health: Arc::new(move || health.health()),
+            intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
+            shutdown: Arc::new(views.clone()),
+            clock: self.clock,
+            server: self.config.server.clone(),
+            trading: self.config.trading.clone(),
+            build_id: Arc::clone(&views.build_id),
+            extra: websockets,
+        })
+    }
+
+    fn serve(&self, router: axum::Router, listener: TcpListener) -> Result<(), BootError> {
+        let config = &self.config.server;
+        let server = Server::new(self.handle, self.phases.stop_accepting, router)
+            .connection_limit(config.max_connections)
+            .header_read_timeout(ms(config.header_timeout_ms))
+            .idle_timeout(ms(config.idle_timeout_ms))
+            .linger(ms(self.config.shutdown.linger_ms));
+        server.serve_tcp(listener).map_err(|_| BootError::Stopped)?;
+        Ok(())
+    }
+
+    /// Makes the demo's robots once the demo account trades. A second start finds them made.
+    async fn demo(
+        &self,
+        store: &Arc<dyn Store>,
+        registry: Arc<EngineRegistry>,
+        accounts: &[(AccountId, String)],
+    ) -> Result<(), BootError> {
+        let Some((account, _)) = accounts.iter().find(|(_, label)| label == demo::LABEL).cloned() else { return Ok(()) };
+        let Some(symbol) = self.config.market.symbols.first() else { return Ok(()) };
+        let info = symbol_info(symbol)?;
+        let secret = Secret::random("");
+        let is_new = store.robots(Some(account)).await?.is_empty();
+        let commands = demo::commands(&info.symbol, symbol.start_price, &secret.hash());
+        let stop = self.handle.token(self.phases.stop_new_signals);
+        self.run(self.phases.stop_new_signals, "demo robots", async move {
+            let making = async {
+                registry.ready(Duration::from_millis(10)).await;
+                for command in commands {
+                    if let Err(error) = registry.submit(account, command).await {
+                        tracing::warn!(%error, "a demo robot was not made");
+                    }
+                }
+                if is_new {
+                    let robot = trading::ids::RobotId::nth(account, 1).map_or(0, |robot| robot.0);
+                    announce(&format!("demo webhook (shown once): /api/webhook/{robot}/{}", secret.into_text()));
+                }
+            };
+            stop.run_until_cancelled(making).await;
+        })?;
+        Ok(())
+    }
+}
+
+fn fault_control(venue: PaperVenue) -> FaultControl {
+    let reading = venue.clone();
+    FaultControl {
+        get: Arc::new(move || {
+            let (faults, fired) = reading.faults();
+            serde_json::json!({ "faults": faults, "fired": fired })
+        }),
+        set: Arc::new(move |body| {
+            let faults = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+            venue.set_faults(faults).map_err(|error| error.to_string())
+        }),
+    }
+}
+
+fn broken(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
+    BootError::Setting { key, problem: error.to_string() }
+}
