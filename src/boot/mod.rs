@@ -9,7 +9,6 @@ mod views;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -93,18 +92,11 @@ const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<ExitCode, BootError> {
-    let mut failure = None;
-    let code = run_main(LEAK_TIMEOUT, async {
-        match Box::pin(serve(config, options, metrics)).await {
-            Ok(report) => ExitCode::from(report.exit_code()),
-            Err(error) => {
-                failure = Some(error);
-                ExitCode::FAILURE
-            }
-        }
-    });
-    failure.map_or(Ok(code), Err)
+pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
+    let mut outcome = Err(BootError::Stopped);
+    // The exit code is the caller's: it knows more than whether the run was clean.
+    let _code = run_main(LEAK_TIMEOUT, async { outcome = Box::pin(serve(config, options, metrics)).await });
+    outcome
 }
 
 async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {

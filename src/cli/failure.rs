@@ -6,6 +6,7 @@ use std::fmt;
 use super::ExitCode;
 use crate::admin::AdminError;
 use crate::admin::client::ClientError;
+use crate::boot::BootError;
 use crate::config::ConfigError;
 use crate::telemetry::TelemetryError;
 
@@ -110,6 +111,37 @@ impl From<AdminError> for Failure {
             AdminError::Tcp { .. } | AdminError::Serve(_) => ExitCode::Unexpected,
         };
         Self::of(code, &error)
+    }
+}
+
+impl From<BootError> for Failure {
+    fn from(error: BootError) -> Self {
+        match error {
+            BootError::Admin(error) => return error.into(),
+            BootError::Database(error) => return Self::of(ExitCode::Damaged, &error),
+            _ => {}
+        }
+        let (code, help) = match &error {
+            BootError::DataDir { .. } => {
+                (ExitCode::DataDir, Some("make it writable for this user, or name another one with --data-dir"))
+            }
+            BootError::DataDirInUse(_) => {
+                (ExitCode::DataDir, Some("stop the other server first, or name another directory with --data-dir"))
+            }
+            BootError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                (ExitCode::PortInUse, Some("stop whoever listens there, or choose another address with --bind"))
+            }
+            BootError::Venue(_) => (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it")),
+            BootError::Bind { .. } | BootError::Market(_) | BootError::Setting { .. } | BootError::Phases(_) => {
+                (ExitCode::ConfigInvalid, None)
+            }
+            _ => (ExitCode::Unexpected, None),
+        };
+        let failure = Self::of(code, &error);
+        match help {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
     }
 }
 

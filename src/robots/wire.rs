@@ -257,6 +257,7 @@ pub struct LimitsOut {
     max_position_notional: Option<String>,
     max_open_orders: Option<usize>,
     max_orders_per_minute: Option<usize>,
+    max_price_deviation_percent: Option<u32>,
 }
 
 impl From<&Limits> for LimitsOut {
@@ -267,6 +268,7 @@ impl From<&Limits> for LimitsOut {
             max_position_notional: shown(&limits.max_position_notional),
             max_open_orders: limits.max_open_orders,
             max_orders_per_minute: limits.max_orders_per_minute,
+            max_price_deviation_percent: limits.max_price_deviation_percent,
         }
     }
 }
