@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::clock::Clock;
 use super::{Authenticator, Principal};
+use crate::clock::Clock;
 use crate::http::{Json, Problem, text};
 use crate::store::{AuditEntry, Role, Store};
 

@@ -20,7 +20,11 @@ pub(super) fn commands(symbol: &Symbol, price: Price, webhook_hash: &str) -> Vec
     let quarter = |bps: i64| Price::new((price.get() * Decimal::new(bps, 4)).round_dp(2));
     let small = Qty::new((Decimal::from(100) / price.get()).round_dp(4).max(Decimal::new(1, 4)));
     let robots = [
-        ("demo-follower", RobotConfig::Follower(follower::Config { default_qty: small }), Some(webhook_hash.to_owned())),
+        (
+            "demo-follower",
+            RobotConfig::Follower(follower::Config { default_qty: small }),
+            Some(webhook_hash.to_owned()),
+        ),
         (
             "demo-grid",
             RobotConfig::Grid(grid::Config { lower: quarter(9_970), upper: quarter(10_030), levels: 13, qty: small }),

@@ -117,7 +117,9 @@ impl Boot<'_> {
         let path = self.config.database();
         let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await?;
         let closing = store.clone();
-        self.handle.on(self.phases.close_stores, "store", move |_| async move { closing.close().await }).map_err(late)?;
+        self.handle
+            .on(self.phases.close_stores, "store", move |_| async move { closing.close().await })
+            .map_err(late)?;
         self.run(self.phases.close_stores, "store writer", writer.run())?;
         Ok(Arc::new(store))
     }
@@ -321,7 +323,9 @@ impl Boot<'_> {
         registry: Arc<EngineRegistry>,
         accounts: &[(AccountId, String)],
     ) -> Result<(), BootError> {
-        let Some((account, _)) = accounts.iter().find(|(_, label)| label == demo::LABEL).cloned() else { return Ok(()) };
+        let Some((account, _)) = accounts.iter().find(|(_, label)| label == demo::LABEL).cloned() else {
+            return Ok(());
+        };
         let Some(symbol) = self.config.market.symbols.first() else { return Ok(()) };
         let info = symbol_info(symbol)?;
         let secret = Secret::random("");

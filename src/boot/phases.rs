@@ -25,6 +25,9 @@ pub struct Phases {
     pub close_stores: PhaseId,
 }
 
+/// What telling everybody may take beyond the hold.
+const TELL: Duration = Duration::from_secs(1);
+
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -38,7 +41,7 @@ pub fn build(
     signals: bool,
 ) -> Result<(ShutdownCoordinator, ShutdownHandle, Phases), BuildError> {
     let mut b = ShutdownCoordinator::builder();
-    let announce = b.phase("announce").hold(ms(config.hold_ms)).timeout(ms(config.hold_ms)).id();
+    let announce = b.phase("announce").hold(ms(config.hold_ms)).timeout(ms(config.hold_ms) + TELL).id();
     let stop_accepting =
         b.phase("stop-accepting").after(&[announce]).timeout(ms(config.stop_accepting_ms)).point_of_no_return().id();
     let stop_new_signals =
@@ -52,14 +55,7 @@ pub fn build(
         b = b.signals(SignalPolicy::default());
     }
     let (coordinator, handle) = b.build()?;
-    let phases = Phases {
-        announce,
-        stop_accepting,
-        stop_new_signals,
-        order_drain,
-        persist_state,
-        close_streams,
-        close_stores,
-    };
+    let phases =
+        Phases { announce, stop_accepting, stop_new_signals, order_drain, persist_state, close_streams, close_stores };
     Ok((coordinator, handle, phases))
 }

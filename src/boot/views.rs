@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use shutdown_coordinator::{PhaseProgress, PhaseStage, PhaseStatus, Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger};
+use shutdown_coordinator::{
+    PhaseProgress, PhaseStage, PhaseStatus, Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger,
+};
 use tokio::time::Instant;
 
 use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
@@ -46,11 +48,17 @@ impl Views {
             checks.push(Check {
                 name: format!("account:{}", engine.label).into(),
                 ok: engine.ready,
-                detail: engine.reason.map_or_else(|| engine.state.into(), |reason| format!("{}: {reason}", engine.state).into()),
+                detail: engine
+                    .reason
+                    .map_or_else(|| engine.state.into(), |reason| format!("{}: {reason}", engine.state).into()),
             });
         }
         let store_ok = self.store_is_well.load(Ordering::Relaxed);
-        checks.push(Check { name: "store".into(), ok: store_ok, detail: if store_ok { "answers" } else { "does not answer" }.into() });
+        checks.push(Check {
+            name: "store".into(),
+            ok: store_ok,
+            detail: if store_ok { "answers" } else { "does not answer" }.into(),
+        });
         let recovering = |check: &Check| check.detail == "starting" || check.detail == "recovering";
         let status = if self.handle.is_shutting_down() {
             HealthStatus::Draining
@@ -61,7 +69,11 @@ impl Views {
         } else {
             HealthStatus::Failing
         };
-        let phase = if status == HealthStatus::Draining { self.phase(&self.handle.progress().borrow()).into() } else { "serving".into() };
+        let phase = if status == HealthStatus::Draining {
+            self.phase(&self.handle.progress().borrow()).into()
+        } else {
+            "serving".into()
+        };
         HealthSnapshot { status, phase, checks }
     }
 

@@ -62,10 +62,9 @@ impl ExitCode {
             Self::Schema => 6,
             Self::PortInUse => 7,
             Self::AuditFindings => 8,
-            Self::Unclean => 9,
+            Self::Unclean => shutdown_coordinator::EXIT_UNCLEAN,
             Self::Unreachable => 10,
-            // `EX_SOFTWARE`, as the coordinator's watchdog thread has it: it cannot ask anybody.
-            Self::Watchdog => 70,
+            Self::Watchdog => shutdown_coordinator::EXIT_WATCHDOG,
             Self::Forced(signal) => 128_u8.saturating_add(signal),
         }
     }

@@ -131,7 +131,9 @@ impl From<BootError> for Failure {
             BootError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 (ExitCode::PortInUse, Some("stop whoever listens there, or choose another address with --bind"))
             }
-            BootError::Venue(_) => (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it")),
+            BootError::Venue(_) => {
+                (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it"))
+            }
             BootError::Bind { .. } | BootError::Market(_) | BootError::Setting { .. } | BootError::Phases(_) => {
                 (ExitCode::ConfigInvalid, None)
             }

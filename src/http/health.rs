@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::clock::Clock;
 use super::layers::new_request_id;
 use super::problem::Problem;
+use crate::clock::Clock;
 
 /// Whether the server does what it is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]

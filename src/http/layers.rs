@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::extract::BodyLimits;
 use super::problem::Problem;
+use crate::failpoints;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 64;
@@ -34,6 +35,9 @@ pub(super) async fn outermost(State(limits): State<RequestLimits>, mut request: 
     let span = tracing::debug_span!("request", id = %show(&id), method = %request.method(), route);
     request.extensions_mut().insert(limits.body);
 
+    if request.method() == Method::POST {
+        failpoints::hit("p0").await;
+    }
     let run = tokio::time::timeout(limits.timeout, next.run(request));
     let mut response = match AssertUnwindSafe(run).catch_unwind().instrument(span.clone()).await {
         Ok(Ok(response)) => response,

@@ -9,7 +9,6 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::clock::Clock;
 use super::extract::BodyLimits;
 use super::health::{self, HealthSnapshot, HealthState};
 use super::layers::{self, RequestLimits};
@@ -17,6 +16,7 @@ use super::problem::Problem;
 use super::shutdown::{self, ShutdownControl, ShutdownState};
 use super::{idempotency, openapi};
 use crate::auth::{self, Authenticator};
+use crate::clock::Clock;
 use crate::config::{ServerConfig, TradingConfig};
 use crate::engines::Engines;
 use crate::signals::{Commands, IntakeGate};

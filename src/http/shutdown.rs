@@ -12,11 +12,11 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::clock::Clock;
 use super::extract::OptionalJson;
 use super::problem::Problem;
 use super::{millis, text};
 use crate::auth::api::Admin;
+use crate::clock::Clock;
 use crate::engines::Engines;
 use crate::store::{AuditEntry, Store};
 

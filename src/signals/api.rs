@@ -13,10 +13,10 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::clock::Clock;
 use super::wire::{CommandOut, SignalIn};
 use super::{CommandError, Commands, Decided, IntakeClosed, IntakeGate};
 use crate::auth::api::Trader;
+use crate::clock::Clock;
 use crate::http::idempotency::{IdempotencyKey, mark_replayed};
 use crate::http::{Json, Params, Problem};
 use crate::store::Store;

@@ -7,6 +7,7 @@ use trading::command::{Command, Record, Wish};
 use trading::ids::AccountId;
 
 use crate::engines::{Engines, SubmitError};
+use crate::failpoints;
 use crate::store::{Store, StoreError};
 
 /// Holding this keeps the shutdown's phase `stop-new-signals` from ending.
@@ -98,6 +99,7 @@ impl Commands {
     /// # Errors
     /// See [`CommandError`]. After any but [`CommandError::KeyReused`], asking again is safe.
     pub async fn decide(&self, account: AccountId, command: Command) -> Result<Decided, CommandError> {
+        failpoints::hit("p1").await;
         let earlier = self.store.find_command(&command.source, &command.dedup_key).await?;
         let wish = command.wish.clone();
         let (record, found) = match earlier {
