@@ -97,6 +97,9 @@ impl ClientOrderId {
         text.push('h');
         let (mut bits, mut held) = (0_u32, 0_u32);
         for byte in hash.finalize() {
+            if text.len() > DIGITS {
+                break;
+            }
             bits = (bits << 8) | u32::from(byte);
             held += 8;
             while held >= 5 && text.len() <= DIGITS {
