@@ -10,7 +10,9 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, ConfigError, Intent, Occasion, OrderSpec, StrategyState, View, check_qty, refuse, sellable};
+use super::{
+    Answer, ConfigError, Intent, Occasion, OrderSpec, RunState, StrategyState, View, check_qty, refuse, sellable,
+};
 use crate::exchange::{OrderKind, Side, TimeInForce};
 use crate::ids::OrderKey;
 use crate::market::SymbolInfo;
@@ -199,8 +201,13 @@ pub(super) fn decide(config: &Config, state: &State, view: &View<'_>, occasion: 
         level.retry_at = level.retry_at.filter(|at| *at > view.now);
     }
     let mut plan = Plan { view, prices: config.prices(view.symbol.tick), intents: Vec::new() };
-    plan.sells(&mut next);
-    plan.buys(config, &mut next);
+    let run = view.robot.run;
+    if matches!(run, RunState::Running | RunState::Halted) {
+        plan.sells(&mut next);
+    }
+    if run == RunState::Running {
+        plan.buys(config, &mut next);
+    }
     let Plan { intents, .. } = plan;
     let state = (next != *state).then_some(StrategyState::Grid(next));
     Answer { state, intents, skip: None }
