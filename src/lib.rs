@@ -3,5 +3,6 @@
 pub mod config;
 pub mod engines;
 pub mod gateway;
+pub mod market;
 pub mod store;
 pub mod stream;
