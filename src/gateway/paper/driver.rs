@@ -257,7 +257,7 @@ impl PaperDriver {
 }
 
 /// The venue's clock. It is one of its own, as a real venue's is: requests are judged by it, never by their sender's.
-fn system_now() -> Timestamp {
+pub(super) fn system_now() -> Timestamp {
     #[expect(
         clippy::disallowed_methods,
         reason = "the simulated venue stands outside of the system and has its own clock"
