@@ -105,7 +105,11 @@ impl Problem {
     }
 
     /// A field that makes no sense, with what was given and what is accepted.
-    pub fn out_of_range(field: impl Into<String>, given: &(impl ToString + ?Sized), accepted: impl Into<String>) -> Self {
+    pub fn out_of_range(
+        field: impl Into<String>,
+        given: &(impl ToString + ?Sized),
+        accepted: impl Into<String>,
+    ) -> Self {
         let (given, accepted) = (given.to_string(), accepted.into());
         let detail = format!("`{}` is not accepted: {accepted}", shorten(&given));
         Self::Invalid(Invalid { field: field.into(), detail, given: Some(shorten(&given)), accepted: Some(accepted) })
