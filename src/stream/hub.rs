@@ -126,7 +126,8 @@ pub(super) struct Batch {
 impl Batch {
     /// The frames of the events after `cursor`, in order.
     pub(super) fn frames_after(&self, cursor: Seq) -> &[Utf8Bytes] {
-        let frames = self.frames.get_or_init(|| self.events.iter().map(|e| wire::event_frame(self.account, e)).collect());
+        let frames =
+            self.frames.get_or_init(|| self.events.iter().map(|e| wire::event_frame(self.account, e)).collect());
         let sent = usize::try_from(cursor.0.saturating_add(1).saturating_sub(self.first)).unwrap_or(0);
         frames.get(sent..).unwrap_or_default()
     }

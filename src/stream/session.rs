@@ -15,7 +15,7 @@ use trading::ids::{AccountId, Seq};
 use super::api::Shared;
 use super::hub::{Batch, Next, Subscription};
 use super::peer::{End, Heard, Peer};
-use super::protocol::{Drain, ErrorCode, Reply, Request, ResyncReason, Resume, close_frame, code, fits_reason};
+use super::protocol::{Drain, ErrorCode, Reply, Request, Resume, ResyncReason, close_frame, code, fits_reason};
 use super::{MAX_MESSAGE_BYTES, wire};
 use crate::auth::{AuthError, Principal};
 use crate::store::StoreError;

@@ -136,8 +136,13 @@ pub struct StrategyBody {
 enum StrategyMemory {
     Follower,
     /// Which level holds the order of which decision and leg.
-    Grid { levels: Vec<Option<Key>> },
-    Dca { steps: u32, next_at_us: Option<i64> },
+    Grid {
+        levels: Vec<Option<Key>>,
+    },
+    Dca {
+        steps: u32,
+        next_at_us: Option<i64>,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -457,12 +462,7 @@ fn fill_body<'a>(fill: &'a Fill, position: &'a Position, balances: &'a [Balance]
 
 impl<'a> From<&'a Balance> for BalanceBody<'a> {
     fn from(balance: &'a Balance) -> Self {
-        Self {
-            asset: balance.asset.as_str(),
-            total: balance.total,
-            opening: balance.opening,
-            version: balance.version,
-        }
+        Self { asset: balance.asset.as_str(), total: balance.total, opening: balance.opening, version: balance.version }
     }
 }
 
