@@ -57,9 +57,9 @@ fn main() {
         }
         let (hub, bare, single) = (median(hub), median(bare), median(single));
         println!("{SESSIONS} sessions, {EVENTS} events of {} bytes, medians of {ROUNDS}", frames[0].len());
-        println!("bare loop, a write per message    {:>9.0} messages/s", single);
-        println!("bare loop, {BATCH} messages a write    {:>9.0} messages/s", bare);
-        println!("hub and sessions                  {:>9.0} messages/s", hub);
+        println!("bare loop, a write per message    {single:>9.0} messages/s");
+        println!("bare loop, {BATCH} messages a write    {bare:>9.0} messages/s");
+        println!("hub and sessions                  {hub:>9.0} messages/s");
         println!("hub / bare loop with batches      {:>9.2}", hub / bare);
         println!("hub / bare loop without           {:>9.2}", hub / single);
         println!("publish, with {SESSIONS} listeners       {:>9.1} us a commit", median(publishing));

@@ -6,6 +6,8 @@
     clippy::indexing_slicing,
     clippy::too_many_lines,
     clippy::large_futures,
+    clippy::as_conversions,
+    clippy::similar_names,
     let_underscore_drop,
     missing_debug_implementations,
     unreachable_pub,
@@ -41,7 +43,7 @@ impl Dice {
     }
 }
 
-async fn refusal(result: Result<Client, Error>) -> (u16, Option<String>, serde_json::Value) {
+fn refusal(result: Result<Client, Error>) -> (u16, Option<String>, serde_json::Value) {
     match result {
         Err(Error::Http(response)) => {
             let retry = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
@@ -168,7 +170,7 @@ async fn a_reader_that_stops_is_dropped_while_others_go_on_and_resumes_completel
 async fn who_does_not_authenticate_in_time_is_closed_with_1008() {
     let server =
         Server::start(hotgo::stream::Settings { auth_timeout: Duration::from_millis(50), ..settings() }, 16).await;
-    for query in ["".to_owned(), format!("?token={}", server.token)] {
+    for query in [String::new(), format!("?token={}", server.token)] {
         let mut client = server.connect_with(&[], &query).await.unwrap();
         assert_eq!(client.close_frame().await, (1008, "not authenticated in time".to_owned()));
     }
@@ -190,7 +192,7 @@ async fn nothing_is_served_before_a_good_token() {
         assert_eq!(client.close_frame().await.0, 1008);
     }
     let bad = [("authorization", "Bearer hg_wrong")];
-    assert_eq!(refusal(server.connect_with(&bad, "").await).await.0, 401);
+    assert_eq!(refusal(server.connect_with(&bad, "").await).0, 401);
     let bearer = format!("Bearer {}", server.token);
     let mut client = server.connect_with(&[("authorization", &bearer)], "").await.unwrap();
     let welcome = client.json().await;
@@ -215,7 +217,7 @@ async fn a_message_that_is_too_large_closes_with_1009_and_a_binary_one_with_1003
 async fn a_foreign_origin_is_refused_before_the_upgrade() {
     let server = Server::start(settings(), 16).await;
     for foreign in ["https://evil.example", "null"] {
-        let (status, _, body) = refusal(server.connect_with(&[("origin", foreign)], "").await).await;
+        let (status, _, body) = refusal(server.connect_with(&[("origin", foreign)], "").await);
         assert_eq!((status, &body["status"]), (403, &json!(403)));
     }
     for fine in [format!("http://{}", server.address), "https://desk.example".to_owned()] {
@@ -228,7 +230,7 @@ async fn sessions_above_the_limit_and_after_the_gate_closed_are_refused_with_ret
     let server = Server::start(hotgo::stream::Settings { max_sessions: 2, ..settings() }, 16).await;
     let mut one = server.log_in().await;
     let mut two = server.log_in().await;
-    let (status, retry, body) = refusal(server.connect_with(&[], "").await).await;
+    let (status, retry, body) = refusal(server.connect_with(&[], "").await);
     assert_eq!((status, retry.is_some(), &body["detail"]), (503, true, &json!("too many sessions")));
     for client in [&mut one, &mut two] {
         client.ws.close(None).await.unwrap();
@@ -239,7 +241,7 @@ async fn sessions_above_the_limit_and_after_the_gate_closed_are_refused_with_ret
 
     server.guards.none_held().await;
     server.guards.closed.store(true, Ordering::SeqCst);
-    let (status, retry, _) = refusal(server.connect_with(&[], "").await).await;
+    let (status, retry, _) = refusal(server.connect_with(&[], "").await);
     assert_eq!((status, retry.is_some()), (503, true));
 }
 
