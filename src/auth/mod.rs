@@ -2,8 +2,10 @@
 //!
 //! Deliberately absent: users, passwords and sessions. A person or a program holds an API key; whoever holds it is it.
 
+pub(crate) mod api;
 mod secret;
 mod service;
 
+pub(crate) use secret::matches;
 pub use secret::{Secret, sha256_hex};
 pub use service::{AuthError, Authenticator, NewKey, Principal};

@@ -4,6 +4,9 @@
 //! they carry to the other tables, in one transaction, after it has checked the lease inside that transaction. Commits of
 //! several accounts that wait at the same time share one transaction (group commit); no timer delays a lone one.
 
+pub mod migrate;
+pub mod sqlite;
+
 use std::sync::Arc;
 use std::time::Duration;
 

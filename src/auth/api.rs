@@ -1,0 +1,182 @@
+//! Who may do what over HTTP, and the routes for API keys.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use trading::time::Timestamp;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Authenticator, Principal};
+use crate::http::{Json, Problem, text};
+use crate::store::{AuditEntry, Role, Store};
+
+/// Lets a request pass only with a valid token, and notes whose it is.
+pub(crate) async fn authenticated(
+    State(authenticator): State<Arc<Authenticator>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(token) = bearer(request.headers()) else { return Problem::Unauthorized.into_response() };
+    match authenticator.authenticate(token).await {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(error) => Problem::from(error).into_response(),
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+macro_rules! role_extractor {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(crate) struct $name(pub(crate) Principal);
+
+        impl<S: Send + Sync> FromRequestParts<S> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+                let principal = parts.extensions.get::<Principal>().cloned().ok_or(Problem::Unauthorized)?;
+                if principal.role < Role::$name {
+                    return Err(Problem::Forbidden { needs: Role::$name, has: principal.role });
+                }
+                Ok(Self(principal))
+            }
+        }
+    };
+}
+role_extractor! {
+    /// Somebody who may trade. Stands before the body in a handler's arguments: who may not, is told so first.
+    Trader
+}
+role_extractor! {
+    /// Somebody who may do everything.
+    Admin
+}
+
+/// What the routes need.
+#[derive(Debug, Clone)]
+pub(crate) struct KeysState {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: fn() -> Timestamp,
+}
+
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>(state: KeysState) -> OpenApiRouter<S> {
+    OpenApiRouter::new().routes(routes!(create_key)).routes(routes!(who_am_i)).with_state(state)
+}
+
+/// What a credential may do. Each includes the one before it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Role)]
+enum RoleWire {
+    /// Look.
+    Viewer,
+    /// Trade.
+    Trader,
+    /// Everything, shutdown included.
+    Admin,
+}
+
+impl From<RoleWire> for Role {
+    fn from(role: RoleWire) -> Self {
+        match role {
+            RoleWire::Viewer => Self::Viewer,
+            RoleWire::Trader => Self::Trader,
+            RoleWire::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Role> for RoleWire {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Viewer => Self::Viewer,
+            Role::Trader => Self::Trader,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+/// A key to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewKeyIn {
+    /// What people call it: 1 to 64 characters.
+    #[schema(example = "tradingview bridge")]
+    name: String,
+    role: RoleWire,
+}
+
+/// A key that was just made.
+#[derive(Serialize, ToSchema)]
+struct NewKeyOut {
+    /// Names it in logs and audit: not a secret.
+    id: String,
+    name: String,
+    role: RoleWire,
+    created_at_us: i64,
+    /// What to send as `Authorization: Bearer <token>`. It is shown this once and kept nowhere.
+    #[schema(example = "hg_6b1f..")]
+    token: String,
+}
+
+/// Make an API key
+///
+/// Role admin. The token is shown once. Sending this again makes another key.
+#[utoipa::path(post, path = "/api/keys", tag = "keys", request_body = NewKeyIn, responses(
+    (status = 201, description = "Made", body = NewKeyOut),
+))]
+async fn create_key(
+    State(state): State<KeysState>,
+    Admin(caller): Admin,
+    Json(body): Json<NewKeyIn>,
+) -> Result<Response, Problem> {
+    text("name", &body.name, 64)?;
+    let now = (state.clock)();
+    let made = state.authenticator.create_key(&body.name, body.role.into(), now).await?;
+    let entry = AuditEntry {
+        at: now,
+        actor: caller.key_id.to_string(),
+        act: "key.create".into(),
+        target: format!("{} ({:?})", made.key.id, made.key.role),
+    };
+    // An unaudited key must not be used: without its token it cannot be.
+    state.store.append_audit(&entry).await?;
+    let out = NewKeyOut {
+        id: made.key.id,
+        name: made.key.name,
+        role: made.key.role.into(),
+        created_at_us: made.key.created_at.micros(),
+        token: made.token.into_text(),
+    };
+    Ok((StatusCode::CREATED, axum::Json(out)).into_response())
+}
+
+/// The key behind a token.
+#[derive(Serialize, ToSchema)]
+struct WhoAmI {
+    /// Names it in logs and audit: not a secret.
+    id: String,
+    name: String,
+    role: RoleWire,
+}
+
+/// Which key this is
+#[utoipa::path(get, path = "/api/keys/self", tag = "keys", responses((status = 200, description = "It", body = WhoAmI)))]
+async fn who_am_i(axum::Extension(caller): axum::Extension<Principal>) -> axum::Json<WhoAmI> {
+    axum::Json(WhoAmI { id: caller.key_id.to_string(), name: caller.name.to_string(), role: caller.role.into() })
+}

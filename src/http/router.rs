@@ -1,0 +1,116 @@
+//! All routes under one roof.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::{Extension, Router};
+use trading::time::Timestamp;
+use utoipa_axum::router::OpenApiRouter;
+
+use super::extract::BodyLimits;
+use super::health::{self, HealthSnapshot, HealthState};
+use super::layers::{self, RequestLimits};
+use super::problem::Problem;
+use super::shutdown::{self, ShutdownControl, ShutdownState};
+use super::{idempotency, openapi};
+use crate::auth::{self, Authenticator};
+use crate::config::{ServerConfig, TradingConfig};
+use crate::engines::Engines;
+use crate::signals::{Commands, IntakeGate};
+use crate::store::Store;
+use crate::{orders, robots, signals};
+
+/// What the API is made of.
+pub struct Deps {
+    /// What is committed.
+    pub store: Arc<dyn Store>,
+    /// Who decides.
+    pub engines: Arc<dyn Engines>,
+    /// Who may ask.
+    pub auth: Arc<Authenticator>,
+    /// How the server stands. Called for each health request: it must only read.
+    pub health: Arc<dyn Fn() -> HealthSnapshot + Send + Sync>,
+    /// Whether new signals are taken.
+    pub intake: IntakeGate,
+    /// The shutdown.
+    pub shutdown: Arc<dyn ShutdownControl>,
+    /// Now.
+    pub clock: fn() -> Timestamp,
+    /// Time and size limits.
+    pub server: ServerConfig,
+    /// How long a signal lives.
+    pub trading: TradingConfig,
+    /// Which build runs.
+    pub build_id: Arc<str>,
+    /// Routes of others that authenticate by themselves: the websocket.
+    pub extra: Router,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").field("build_id", &self.build_id).finish_non_exhaustive()
+    }
+}
+
+/// The whole API.
+pub fn router(deps: Deps) -> Router {
+    let limits = limits(&deps.server);
+    let health = HealthState {
+        snapshot: deps.health.clone(),
+        clock: deps.clock,
+        started_at: (deps.clock)(),
+        build_id: deps.build_id.clone(),
+    };
+    let authenticator = deps.auth.clone();
+    let extra = deps.extra.clone();
+    let (health, health_document) = health::routes::<()>(health).split_for_parts();
+    let health = health.method_not_allowed_fallback(health::method_not_allowed);
+    let (open, protected) = features(deps);
+    let protected = protected.route_layer(from_fn_with_state(authenticator, auth::api::authenticated));
+    let (layered, mut document) =
+        OpenApiRouter::with_openapi(openapi::description()).merge(open).merge(protected).split_for_parts();
+    document.merge(health_document);
+    layered
+        .merge(openapi::page())
+        .merge(extra)
+        .fallback(async || Problem::NotFound("path".into()))
+        .method_not_allowed_fallback(async || Problem::MethodNotAllowed)
+        .layer(Extension(openapi::finish(document)))
+        .layer(DefaultBodyLimit::max(limits.body.bytes))
+        .layer(from_fn_with_state(limits, layers::outermost))
+        .merge(health)
+}
+
+fn limits(server: &ServerConfig) -> RequestLimits {
+    RequestLimits {
+        timeout: Duration::from_millis(server.request_timeout_ms),
+        body: BodyLimits { timeout: Duration::from_millis(server.body_timeout_ms), bytes: server.body_limit_bytes },
+    }
+}
+
+/// The features' routes: those that are open to all, and those that need a token.
+fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
+    let Deps { store, engines, auth, intake, shutdown, clock, trading, .. } = deps;
+    let commands = Commands::new(store.clone(), engines.clone());
+    let signals = signals::api::SignalsState {
+        commands: commands.clone(),
+        store: store.clone(),
+        intake,
+        clock,
+        ttl: Duration::from_millis(trading.signal_ttl_ms),
+    };
+    let robots = robots::api::RobotsState { commands: commands.clone(), store: store.clone() };
+    let orders = orders::api::OrdersState { commands, store: store.clone(), engines: engines.clone() };
+    let keys = auth::api::KeysState { authenticator: auth, store: store.clone(), clock };
+    let shutdown = ShutdownState { control: shutdown, engines, store, clock };
+
+    let with_keys = signals::api::routes(signals.clone())
+        .merge(robots::api::routes(robots))
+        .merge(orders::api::routes(orders))
+        .route_layer(from_fn(idempotency::layer));
+    let protected = with_keys.merge(auth::api::routes(keys)).merge(shutdown::routes(shutdown)).merge(openapi::routes());
+    (signals::webhook::routes(signals), protected)
+}

@@ -1,0 +1,129 @@
+//! Commands: decided once, answered the same for ever.
+
+use std::fmt;
+use std::sync::Arc;
+
+use trading::command::{Command, Record, Wish};
+use trading::ids::AccountId;
+
+use crate::engines::{Engines, SubmitError};
+use crate::store::{Store, StoreError};
+
+/// Holding this keeps the shutdown's phase `stop-new-signals` from ending.
+#[must_use = "a guard that is dropped at once guards nothing"]
+pub struct IntakeGuard {
+    _held: Box<dyn Send>,
+}
+
+impl IntakeGuard {
+    /// Holds `guard`, whose drop is the release.
+    pub fn new(guard: impl Send + 'static) -> Self {
+        Self { _held: Box::new(guard) }
+    }
+}
+
+impl fmt::Debug for IntakeGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntakeGuard").finish_non_exhaustive()
+    }
+}
+
+/// New signals are not taken any more: the server is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("new signals are not taken any more")]
+pub struct IntakeClosed;
+
+/// Whether new signals are taken.
+#[derive(Clone)]
+pub struct IntakeGate(Arc<dyn Fn() -> Result<IntakeGuard, IntakeClosed> + Send + Sync>);
+
+impl IntakeGate {
+    /// Asks `enter` before each signal. It must not block.
+    pub fn new(enter: impl Fn() -> Result<IntakeGuard, IntakeClosed> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(enter))
+    }
+
+    /// Lets one signal in, unless intake is closed.
+    pub fn enter(&self) -> Result<IntakeGuard, IntakeClosed> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for IntakeGate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntakeGate").finish_non_exhaustive()
+    }
+}
+
+/// Why a command has no outcome to show.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommandError {
+    /// The engine did not decide, or did not say.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// What was decided earlier could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The name belongs to an earlier, different wish.
+    #[error("this name was used for a different wish")]
+    KeyReused,
+}
+
+/// A command with its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// Both, as stored.
+    pub record: Record,
+    /// Whether it was decided before this call.
+    pub replayed: bool,
+}
+
+/// The way of a command: looked up, otherwise decided by its account's engine.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    store: Arc<dyn Store>,
+    engines: Arc<dyn Engines>,
+}
+
+impl Commands {
+    /// Over this store and these engines.
+    pub fn new(store: Arc<dyn Store>, engines: Arc<dyn Engines>) -> Self {
+        Self { store, engines }
+    }
+
+    /// The outcome of a command: of an earlier one with its name, or of this one.
+    ///
+    /// Cancel safety: a command whose caller goes away is decided all the same; asking again gives the same answer.
+    ///
+    /// # Errors
+    /// See [`CommandError`]. After any but [`CommandError::KeyReused`], asking again is safe.
+    pub async fn decide(&self, account: AccountId, command: Command) -> Result<Decided, CommandError> {
+        let earlier = self.store.find_command(&command.source, &command.dedup_key).await?;
+        let wish = command.wish.clone();
+        let (record, found) = match earlier {
+            Some(record) => (record, true),
+            None => (self.engines.submit(account, command).await?, false),
+        };
+        if !same_request(&record.command.wish, &wish) {
+            return Err(CommandError::KeyReused);
+        }
+        // Of two that raced, the engine decided one and gave its record to both; the other's wish differs in what is
+        // made anew for each request.
+        let replayed = found || record.command.wish != wish;
+        Ok(Decided { record, replayed })
+    }
+}
+
+/// Whether both come from the same request. What the server adds to each request differs all the same: a signal's expiry,
+/// which is counted from its arrival, and the secret of a new webhook.
+fn same_request(one: &Wish, other: &Wish) -> bool {
+    match (one, other) {
+        (Wish::Signal(one), Wish::Signal(other)) => one.robot == other.robot && one.action == other.action,
+        (Wish::CreateRobot(one), Wish::CreateRobot(other)) => {
+            let mut alike = other.clone();
+            alike.webhook_hash.clone_from(&one.webhook_hash);
+            *one == alike && one.webhook_hash.is_some() == other.webhook_hash.is_some()
+        }
+        (one, other) => one == other,
+    }
+}

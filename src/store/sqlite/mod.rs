@@ -1,0 +1,262 @@
+//! The store on SQLite: one writer connection with group commit, and a small pool of readers.
+//!
+//! Invariants
+//! 1. Only [`Writer`] writes. What waits for it is merged into one `BEGIN IMMEDIATE` transaction, so 512 waiting callers
+//!    share one fsync; a lone caller waits for nobody.
+//! 2. A transaction checks every lease that it writes under, and that the events continue the stored ones, inside itself.
+//! 3. A merged transaction that fails is undone, and each of its commits is tried alone: no account fails for another.
+//! 4. After an I/O error nothing is written until the store is opened again. The kernel drops pages that it could not write
+//!    and SQLite lets the next commit succeed as if nothing had happened ("fsyncgate"): only recovery from the file tells.
+
+mod lease;
+mod open;
+mod read;
+mod rows;
+mod sql;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::SqlitePool;
+use tokio::sync::{mpsc, oneshot};
+use trading::command::Record;
+use trading::engine::Snapshot;
+use trading::event::Recorded;
+use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
+use trading::order::Order;
+use trading::position::{Balance, Position};
+use trading::robot::Robot;
+
+pub use open::{OpenError, OpenOptions, integrity_check};
+pub use writer::Writer;
+
+pub(super) use open::connect_options;
+
+use super::{
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Store,
+    StoreError, StoredFill,
+};
+use writer::{Job, Task};
+
+/// How long a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a caller waits for its commit. The commit may still happen after that.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The store on SQLite. Cheap to clone; see the [module](self).
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    readers: SqlitePool,
+    jobs: mpsc::Sender<Job>,
+    broken: Arc<AtomicBool>,
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, made if it is missing. Nothing is written before the caller runs [`Writer::run`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(path: &Path, options: OpenOptions) -> Result<(Self, Writer), OpenError> {
+        let (conn, readers) = open::open(path, &options).await?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let (jobs, queue) = mpsc::channel(options.queue);
+        let writer = Writer::new(conn, queue, Arc::clone(&broken));
+        Ok((Self { readers, jobs, broken }, writer))
+    }
+
+    /// Runs `work` on the writer's connection, between transactions.
+    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(
+                &'c mut sqlx::SqliteConnection,
+            ) -> futures_util::future::BoxFuture<'c, Result<T, sqlx::Error>>
+            + Send
+            + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let task: Task = Box::new(move |conn| {
+            Box::pin(async move {
+                let result = work(conn).await;
+                let failure = result.as_ref().err().map(writer::is_io_error);
+                // The caller may have given up.
+                let _gone = reply.send(result);
+                failure.unwrap_or(false)
+            })
+        });
+        if self.broken.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable(writer::BROKEN.into()));
+        }
+        self.jobs.send_timeout(Job::Task(task), COMMIT_TIMEOUT).await.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
+            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("the writer is busy".into()),
+        })?;
+        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result.map_err(StoreError::from),
+            Ok(Err(_)) => Err(StoreError::Closed),
+            Err(_) => Err(StoreError::Unavailable("the writer did not answer".into())),
+        }
+    }
+}
+
+/// Bounds a read.
+async fn bounded<T>(read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    tokio::time::timeout(READ_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn ensure_account(&self, venue: &str, label: &str) -> Result<Account, StoreError> {
+        if let Some(account) = bounded(read::account(&self.readers, label)).await? {
+            return Ok(account);
+        }
+        let (venue, label) = (venue.to_owned(), label.to_owned());
+        self.write(move |conn| Box::pin(lease::ensure_account(conn, venue, label))).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        bounded(read::accounts(&self.readers)).await
+    }
+
+    async fn acquire_lease(
+        &self,
+        account: AccountId,
+        owner: &Arc<str>,
+        ttl: Duration,
+        predecessor_is_dead: bool,
+    ) -> Result<Lease, LeaseError> {
+        let owner = Arc::clone(owner);
+        self.write(move |conn| Box::pin(lease::acquire(conn, account, owner, ttl, predecessor_is_dead))).await?
+    }
+
+    async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<(), LeaseError> {
+        let (lease, account) = (lease.clone(), lease.account);
+        let held = self.write(move |conn| Box::pin(lease::renew(conn, lease, ttl))).await?;
+        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        let (lease, account) = (lease.clone(), lease.account);
+        let held = self.write(move |conn| Box::pin(lease::release(conn, lease))).await?;
+        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+    }
+
+    async fn load(&self, account: AccountId) -> Result<Snapshot, StoreError> {
+        // Longer than other reads: a large account is loaded once, at the start, and there is nothing to do without it.
+        tokio::time::timeout(COMMIT_TIMEOUT, read::load(&self.readers, account))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {COMMIT_TIMEOUT:?}"))))
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        rows::check_shape(&commit)?;
+        if commit.events.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send_timeout(Job::Commit(commit, reply), COMMIT_TIMEOUT).await.map_err(|error| match error {
+            mpsc::error::SendTimeoutError::Closed(_) => CommitError::Closed,
+            mpsc::error::SendTimeoutError::Timeout(_) => CommitError::Unknown("the writer is busy".into()),
+        })?;
+        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(CommitError::Unknown("the writer ended".into())),
+            Err(_) => Err(CommitError::Unknown(format!("no answer within {COMMIT_TIMEOUT:?}"))),
+        }
+    }
+
+    async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError> {
+        bounded(read::command(&self.readers, source, dedup_key)).await
+    }
+
+    async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
+        bounded(read::robots(&self.readers, account)).await
+    }
+
+    async fn robot(&self, robot: RobotId) -> Result<Option<Robot>, StoreError> {
+        bounded(read::robot(&self.readers, robot)).await
+    }
+
+    async fn order(&self, client_id: &ClientOrderId) -> Result<Option<Order>, StoreError> {
+        bounded(read::order(&self.readers, client_id)).await
+    }
+
+    async fn orders(&self, filter: &OrderFilter) -> Result<Vec<Order>, StoreError> {
+        bounded(read::orders(&self.readers, filter)).await
+    }
+
+    async fn fills(&self, filter: &FillFilter) -> Result<Vec<StoredFill>, StoreError> {
+        bounded(read::fills(&self.readers, filter)).await
+    }
+
+    async fn positions(&self, account: Option<AccountId>) -> Result<Vec<Position>, StoreError> {
+        bounded(read::positions(&self.readers, account)).await
+    }
+
+    async fn balances(&self, account: AccountId) -> Result<Vec<Balance>, StoreError> {
+        bounded(read::balances(&self.readers, account)).await
+    }
+
+    async fn events(&self, account: AccountId, since: Seq, limit: u32) -> Result<Vec<Recorded>, StoreError> {
+        bounded(read::events(&self.readers, account, since, limit)).await
+    }
+
+    async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
+        bounded(read::head(&self.readers, account)).await
+    }
+
+    async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        let key = key.clone();
+        self.write(move |conn| Box::pin(lease::add_api_key(conn, key))).await
+    }
+
+    async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
+        bounded(read::api_key(&self.readers, hash)).await
+    }
+
+    async fn has_api_keys(&self) -> Result<bool, StoreError> {
+        bounded(read::has_api_keys(&self.readers)).await
+    }
+
+    async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        let entry = entry.clone();
+        self.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let probe = async {
+            sqlx::query("SELECT 1").execute(&self.readers).await?;
+            // Takes the write lock and gives it back: nothing reaches the disk.
+            self.write(|conn| {
+                Box::pin(async move { sqlx::query("BEGIN IMMEDIATE; ROLLBACK").execute(conn).await.map(drop) })
+            })
+            .await
+        };
+        tokio::time::timeout(PING_TIMEOUT, probe)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {PING_TIMEOUT:?}"))))
+    }
+
+    async fn close(&self) {
+        let close = async {
+            // Readers first: a checkpoint cannot truncate the log while one is open.
+            self.readers.close().await;
+            let (reply, answer) = oneshot::channel();
+            if self.jobs.send(Job::Close(reply)).await.is_ok() {
+                // An error means that the writer has ended already.
+                let _ended = answer.await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
+            tracing::warn!("the store did not close within {CLOSE_TIMEOUT:?}; its log is replayed at the next start");
+        }
+    }
+}
