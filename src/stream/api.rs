@@ -95,7 +95,7 @@ fn origin_is_fine(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
     };
     let host = match headers.get(header::HOST) {
         Some(host) => host.to_str().ok(),
-        None => uri.authority().map(|authority| authority.as_str()),
+        None => uri.authority().map(axum::http::uri::Authority::as_str),
     };
     let same_host = match (origin.split_once("://"), host) {
         (Some((_, from)), Some(host)) => from.eq_ignore_ascii_case(host),

@@ -8,12 +8,13 @@ use serde::Serialize;
 use trading::command::{Outcome, Record, Wish};
 use trading::event::{Event, Recorded};
 use trading::exchange::{Fill, OrderKind, Side, TimeInForce};
-use trading::ids::AccountId;
+use trading::ids::{AccountId, ClientOrderId};
 use trading::money::{Amount, Price, Qty};
 use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, StrategyState};
 use trading::signal::Action;
+use trading::time::Timestamp;
 
 /// One event of an account, as clients see it: `{"seq", "at_us", "event": {"kind", ..}}`.
 #[derive(Debug, Serialize)]
@@ -116,6 +117,7 @@ enum Strategy {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the keys that clients see")]
 struct LimitsBody {
     max_order_notional: Option<Amount>,
     max_position_notional: Option<Amount>,
@@ -232,9 +234,11 @@ impl<'a> From<&'a Event> for Body<'a> {
             Event::Order(order) => Body::Order(order.into()),
             Event::Fill { fill, position, balances } => Body::Fill(fill_body(fill, position, balances)),
             Event::Opening(balance) => Body::Opening(balance.into()),
-            Event::Alarm { message, order, robot } => {
-                Body::Alarm { message, client_id: order.as_ref().map(|id| id.as_str()), robot: robot.map(|id| id.0) }
-            }
+            Event::Alarm { message, order, robot } => Body::Alarm {
+                message,
+                client_id: order.as_ref().map(ClientOrderId::as_str),
+                robot: robot.map(|id| id.0),
+            },
             Event::Started { epoch } => Body::Started { epoch: epoch.0 },
             Event::Stopped { epoch, unresolved } => Body::Stopped { epoch: epoch.0, unresolved: *unresolved },
         }
@@ -299,7 +303,7 @@ impl<'a> CommandBody<'a> {
         self.outcome = match outcome {
             Outcome::Done { robot, orders } => {
                 self.robot = robot.map(|id| id.0).or(self.robot);
-                self.orders = orders.iter().map(|id| id.as_str()).collect();
+                self.orders = orders.iter().map(ClientOrderId::as_str).collect();
                 "done"
             }
             Outcome::Denied { reason } => {
@@ -390,7 +394,7 @@ impl From<&StrategyState> for StrategyMemory {
                     .collect(),
             },
             StrategyState::Dca(state) => {
-                StrategyMemory::Dca { steps: state.steps, next_at_us: state.next_at.map(|at| at.micros()) }
+                StrategyMemory::Dca { steps: state.steps, next_at_us: state.next_at.map(Timestamp::micros) }
             }
         }
     }
