@@ -54,3 +54,15 @@ pub struct Config {
     /// The phases and their budgets.
     pub shutdown: ShutdownConfig,
 }
+
+impl Config {
+    /// The SQLite file.
+    pub fn database(&self) -> PathBuf {
+        self.store.path.clone().unwrap_or_else(|| self.data_dir.join("hotgo.db"))
+    }
+
+    /// The paper venue's own ledger.
+    pub fn venue_ledger(&self) -> PathBuf {
+        self.venue.paper.ledger.clone().unwrap_or_else(|| self.data_dir.join("venue.ledger"))
+    }
+}
