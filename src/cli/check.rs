@@ -1,14 +1,26 @@
 //! `main check`: whether `main http` would start, and with what. Changes nothing.
 
+use std::fs;
+use std::path::Path;
+
 use serde_json::json;
 
-use super::{ExitCode, Failure, Global, Output, Style};
+use super::{ExitCode, Failure, Global, Output, Style, migrate};
 use crate::build_info::BUILD_ID;
 use crate::config::{Loaded, Origin, ShutdownConfig};
+use crate::store::migrate::{State, Step};
+use crate::store::sqlite::integrity_check;
 
 pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
     let out = global.output();
     let loaded = global.load(&[])?;
+    writable(&loaded.config.data_dir)?;
+    let database = loaded.config.database();
+    let steps = migrate::status(&database).await?;
+    if database.exists() {
+        integrity_check(&database).await?;
+        migrate::accepted(&steps)?;
+    }
     if out.json {
         let settings: Vec<_> = loaded
             .settings()
@@ -18,10 +30,13 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
         out.json(&json!({
             "build_id": BUILD_ID,
             "config": settings,
+            "database": database,
+            "migrations": steps,
             "plan": loaded.config.shutdown.plan(),
         }))?;
     } else {
         out.line(config_text(&out, &loaded))?;
+        out.line(database_text(&out, &database, &steps))?;
         out.line(plan_text(&out, &loaded.config.shutdown))?;
     }
     Ok(ExitCode::Ok)
@@ -41,6 +56,30 @@ fn config_text(out: &Output, loaded: &Loaded) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Asks the system, by making and removing a file; a directory that is missing is made at the start.
+fn writable(data_dir: &Path) -> Result<(), Failure> {
+    if !data_dir.exists() {
+        return Ok(());
+    }
+    let probe = data_dir.join(format!(".check-{}", std::process::id()));
+    let written =
+        fs::OpenOptions::new().write(true).create_new(true).open(&probe).and_then(|_| fs::remove_file(&probe));
+    written.map_err(|error| {
+        Failure::new(ExitCode::DataDir, format!("data_dir = {}: cannot be written: {error}", data_dir.display()))
+            .help("make it a directory that this user can write, or name another")
+    })
+}
+
+fn database_text(out: &Output, path: &Path, steps: &[Step]) -> String {
+    let pending = steps.iter().filter(|step| step.state == State::Pending).count();
+    let state = match (path.exists(), pending) {
+        (false, _) => "made at the first start".to_owned(),
+        (true, 0) => format!("{}, no migration pending", out.paint(Style::Good, "sound")),
+        (true, pending) => format!("{}, {pending} migrations pending", out.paint(Style::Good, "sound")),
+    };
+    format!("{}\n  {}: {state}\n", out.paint(Style::Bold, "database"), path.display())
 }
 
 fn plan_text(out: &Output, shutdown: &ShutdownConfig) -> String {

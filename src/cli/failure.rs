@@ -8,6 +8,7 @@ use crate::admin::AdminError;
 use crate::admin::client::ClientError;
 use crate::boot::BootError;
 use crate::config::ConfigError;
+use crate::store::sqlite::OpenError;
 use crate::telemetry::TelemetryError;
 
 /// A command's failure: the code, what happened, and what to do about it.
@@ -150,5 +151,29 @@ impl From<BootError> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::of(ExitCode::Unexpected, &error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let (code, help) = match &error {
+            OpenError::NotWritable { .. } => (ExitCode::DataDir, Some("make data_dir writable for this user")),
+            OpenError::Locked(_) => (ExitCode::DataDir, Some("another process holds it; wait for it, or stop it")),
+            OpenError::Full => (ExitCode::DataDir, Some("free some space; nothing was lost")),
+            OpenError::Damaged { .. } => {
+                (ExitCode::Damaged, Some("keep the file, restore the last backup, and run `main audit` before trading"))
+            }
+            OpenError::TooNew { .. } => (ExitCode::Schema, Some("run the newer release; a schema is never moved back")),
+            OpenError::NeedsMigration { .. } => (ExitCode::Schema, Some("run `main migrate up`")),
+            OpenError::Altered { .. } => {
+                (ExitCode::Schema, Some("use a release that was built from the same migrations"))
+            }
+            OpenError::Database(_) => (ExitCode::Unexpected, None),
+        };
+        let failure = Self::of(code, &error);
+        match help {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
     }
 }

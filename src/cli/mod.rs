@@ -4,14 +4,16 @@ mod check;
 mod exit;
 mod failure;
 mod http;
+mod migrate;
 mod output;
+mod replay;
 mod status;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use exit::ExitCode;
@@ -58,10 +60,14 @@ pub struct Global {
 pub enum Command {
     /// Run the server until it is told to stop
     Http(HttpArgs),
+    /// Apply pending migrations to the database, or list them
+    Migrate(MigrateArgs),
     /// Check configuration, data directory, schema and shutdown plan, and print what would be used
     Check,
     /// Show how the running server stands
     Status(StatusArgs),
+    /// Let the demo robots trade on recorded prices, with a throw-away venue and store, and audit the result
+    Replay(ReplayArgs),
 }
 
 /// Options of `main http`.
@@ -73,6 +79,37 @@ pub struct HttpArgs {
     /// Address and port, instead of the configured ones
     #[arg(long, value_name = "ADDR")]
     pub bind: Option<SocketAddr>,
+}
+
+/// Options of `main migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// What to do
+    #[arg(value_enum, default_value_t)]
+    pub command: MigrateCommand,
+    /// Only say what would be applied
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `main migrate` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum MigrateCommand {
+    /// Apply what is pending
+    #[default]
+    Up,
+    /// List every migration; exit code 6 if this binary does not accept the schema
+    Status,
+}
+
+/// Options of `main replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A public `trades` or `bookTicker` CSV file
+    pub file: PathBuf,
+    /// The symbol, if the file's name does not begin with it
+    #[arg(long)]
+    pub symbol: Option<String>,
 }
 
 /// Options of `main status`.
@@ -91,8 +128,10 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let global = &cli.global;
     match &cli.command {
         Command::Http(args) => http::run(global, args),
+        Command::Migrate(args) => global.block_on(migrate::run(global, args)),
         Command::Check => global.block_on(check::run(global)),
         Command::Status(args) => global.block_on(status::run(global, args)),
+        Command::Replay(args) => replay::run(global, args),
     }
 }
 

@@ -61,7 +61,7 @@ impl Config {
         self.store.path.clone().unwrap_or_else(|| self.data_dir.join("hotgo.db"))
     }
 
-    /// The paper venue's ledger.
+    /// The paper venue's own ledger.
     pub fn venue_ledger(&self) -> PathBuf {
         self.venue.paper.ledger.clone().unwrap_or_else(|| self.data_dir.join("venue.ledger"))
     }

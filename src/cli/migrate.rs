@@ -1,0 +1,95 @@
+//! `main migrate`: the schema, moved forward or only looked at.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{ExitCode, Failure, Global, MigrateArgs, MigrateCommand, Output, Style};
+use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
+use crate::store::sqlite::{OpenError, OpenOptions, SqliteStore};
+
+/// SQLite's name of a database that is empty, in memory, and gone when it is closed.
+const EMPTY_DATABASE: &str = ":memory:";
+
+pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode, Failure> {
+    let out = global.output();
+    let path = global.load(&[])?.config.database();
+    let looks_only = args.dry_run || args.command == MigrateCommand::Status;
+    if looks_only {
+        let steps = status(&path).await?;
+        show(&out, &path, &steps, if args.dry_run { "would apply" } else { "pending" })?;
+        return if args.dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
+    }
+    let applied = up(&path).await?;
+    if out.json {
+        out.json(&json!({ "database": path, "applied": applied }))?;
+    } else if applied.is_empty() {
+        out.line(format!("{}: nothing to apply", path.display()))?;
+    } else {
+        for step in &applied {
+            out.line(format!("{} {} {}", out.paint(Style::Good, "applied"), step.version, step.description))?;
+        }
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Every migration and where it stands. Without a database all of them are pending.
+pub(super) async fn status(path: &Path) -> Result<Vec<Step>, Failure> {
+    let path = if path.exists() { path } else { Path::new(EMPTY_DATABASE) };
+    Ok(Schema::default().status(path).await?)
+}
+
+/// Applies what is pending. A missing database is made, as the server would.
+async fn up(path: &Path) -> Result<Vec<Step>, Failure> {
+    if path.exists() {
+        return Ok(Schema::default().up(path).await?);
+    }
+    let pending = status(path).await?;
+    if let Some(dir) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| OpenError::NotWritable { path: dir.to_owned(), detail: error.to_string() })?;
+    }
+    let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await?;
+    drop(store);
+    // Ends at once: nobody can hand it anything any more. It checkpoints on the way.
+    writer.run().await;
+    Ok(pending)
+}
+
+/// Whether this binary works on such a schema. A database without any schema is made ready at the first start.
+pub(super) fn accepted(steps: &[Step]) -> Result<(), Failure> {
+    if let Some(step) = steps.iter().find(|step| step.state == State::Altered) {
+        return Err(OpenError::Altered { version: step.version }.into());
+    }
+    let found = steps.iter().filter(|step| step.state != State::Pending).map(|step| step.version).max();
+    let accepted = SCHEMA_MIN..=SCHEMA_MAX;
+    match found {
+        Some(found) if found > SCHEMA_MAX => Err(OpenError::TooNew { found, accepted }.into()),
+        Some(found) if found < SCHEMA_MIN => Err(OpenError::NeedsMigration { found, accepted }.into()),
+        _ => Ok(()),
+    }
+}
+
+fn show(out: &Output, path: &Path, steps: &[Step], pending: &str) -> Result<(), Failure> {
+    if out.json {
+        let accepted = [SCHEMA_MIN, SCHEMA_MAX];
+        return Ok(out.json(&json!({ "database": path, "accepted": accepted, "migrations": steps }))?);
+    }
+    let exists = if path.exists() { "" } else { " (does not exist yet)" };
+    out.line(format!("{}{exists}: this binary accepts schema {SCHEMA_MIN} to {SCHEMA_MAX}", path.display()))?;
+    for step in steps {
+        let (style, state) = match step.state {
+            State::Applied => (Style::Good, "applied"),
+            State::Altered => (Style::Bad, "altered"),
+            State::Pending => (Style::Warn, pending),
+            State::Unknown => (Style::Warn, "unknown to this binary"),
+        };
+        out.line(format!("  {:>4}  {} {}", step.version, out.paint(style, state), step.description))?;
+    }
+    Ok(())
+}
