@@ -31,7 +31,7 @@ async fn state(server: &Server) -> Value {
     for path in ["/api/robots?limit=500", "/api/orders?limit=500", "/api/fills?limit=500", "/api/balances?account=1"] {
         tables.push(client.get(path).await.unwrap().ok());
     }
-    let events = client.get("/api/events?account=1&since_seq=0").await.unwrap().ok();
+    let events = client.get("/api/events?account=1&since_seq=0&limit=1000").await.unwrap().ok();
     tables.push(json!(list(&events).len()));
     Value::Array(tables)
 }
@@ -83,18 +83,18 @@ async fn bad_input_is_refused_with_a_4xx_problem_and_changes_nothing() {
         assert!(!text.contains("sqlite") && !text.contains("select ") && !text.contains("panicked"), "{what}: {text}");
     }
     let requests = [
-        (Method::GET, "/api/nowhere", 404),
-        (Method::DELETE, "/api/signals", 405),
-        (Method::GET, "/api/orders?limit=-1", 422),
-        (Method::GET, "/api/orders?limit=1e9", 422),
-        (Method::GET, "/api/orders/%00", 404),
-        (Method::GET, "/api/robots/18446744073709551616", 404),
-        (Method::GET, "/api/../../etc/passwd", 404),
+        (Method::GET, "/api/nowhere"),
+        (Method::DELETE, "/api/signals"),
+        (Method::GET, "/api/orders?limit=-1"),
+        (Method::GET, "/api/orders?limit=1e9"),
+        (Method::GET, "/api/orders?surprise=1"),
+        (Method::GET, "/api/orders/%00"),
+        (Method::GET, "/api/robots/18446744073709551616"),
+        (Method::GET, "/api/../../etc/passwd"),
     ];
-    for (method, path, expected) in requests {
+    for (method, path) in requests {
         let answer = client.request(method.clone(), path, &[], None).await.unwrap();
-        let like = answer.status == expected || (400..500).contains(&answer.status);
-        assert!(like, "{method} {path}: {} instead of {expected}", answer.status);
+        assert!((400..500).contains(&answer.status), "{method} {path}: {}", answer.status);
     }
     let plain = client.request(Method::POST, "/api/signals", &[("content-type", "text/plain")], Some("x".into())).await;
     assert_eq!(plain.unwrap().status, 415);

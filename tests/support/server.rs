@@ -102,7 +102,7 @@ impl Installation {
         self.settings.push((name.to_owned(), value.to_owned()));
     }
 
-    /// The command line's further arguments, `--demo` unless said otherwise.
+    /// The command line's further arguments.
     pub(crate) fn arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     }
@@ -303,9 +303,9 @@ impl Server {
             "start": true, "webhook": true,
         });
         let made = self.client().post_keyed("/api/robots", &format!("make-{name}"), &wish).await.unwrap().ok();
-        let id = made.pointer("/robot/id").or_else(|| made.get("id")).and_then(Value::as_i64).unwrap();
-        let webhook = made.pointer("/webhook/path").or_else(|| made.get("webhook_path")).and_then(Value::as_str);
-        Robot { id, webhook: webhook.unwrap_or_default().to_owned() }
+        let webhook = &made["webhook"];
+        let webhook = format!("{}/{}", webhook["path"].as_str().unwrap(), webhook["secret"].as_str().unwrap());
+        Robot { id: made["robot"].as_i64().unwrap(), webhook }
     }
 
     /// A market order for a robot.
@@ -367,11 +367,11 @@ impl Server {
         Exit::from(status.unwrap())
     }
 
-    /// Waits until the shutdown has begun, as a load balancer sees it or because nothing answers any more.
+    /// Waits until the shutdown has begun, by its own words or because nothing answers any more.
     pub(crate) async fn wait_draining(&self) {
         let admin = self.admin();
         let begun = async || match admin.get("/status").await {
-            Ok(answer) => answer.body.windows(8).any(|word| word == b"draining").then_some(()),
+            Ok(answer) => (!matches!(answer.json()["phase"].as_str(), Some("starting" | "serving"))).then_some(()),
             Err(_) => Some(()),
         };
         eventually(Duration::from_secs(5), "the shutdown begins", begun).await;
