@@ -1,0 +1,411 @@
+//! Processes of the real binary.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::audit::{Verdict, audit};
+use super::{Client, Socket, eventually, within};
+
+/// How long a start may take, recovery included, on a busy machine.
+const READY: Duration = Duration::from_secs(20);
+/// How many lines of a process's own words a failure shows.
+const SHOWN_LINES: usize = 60;
+/// Short enough for tests, in the same proportions as the defaults. See `ShutdownConfig`.
+const QUICK: &[(&str, &str)] = &[
+    ("HOTGO__VENUE__RECV_WINDOW_MS", "300"),
+    ("HOTGO__VENUE__ABSENCE_MARGIN_MS", "200"),
+    ("HOTGO__VENUE__REQUEST_TIMEOUT_MS", "400"),
+    ("HOTGO__VENUE__PAPER__ALLOW_FAULTS", "true"),
+    ("HOTGO__SHUTDOWN__STOP_ACCEPTING_MS", "1000"),
+    ("HOTGO__SHUTDOWN__LINGER_MS", "50"),
+    ("HOTGO__SHUTDOWN__STOP_SIGNALS_MS", "500"),
+    ("HOTGO__SHUTDOWN__ORDER_DRAIN_MS", "2000"),
+    ("HOTGO__SHUTDOWN__PERSIST_RESERVE_MS", "1000"),
+    ("HOTGO__SHUTDOWN__CLOSE_STREAMS_MS", "1000"),
+    ("HOTGO__SHUTDOWN__CLOSE_STORES_RESERVE_MS", "1000"),
+    ("HOTGO__SHUTDOWN__DEADLINE_MS", "7000"),
+    ("HOTGO__SHUTDOWN__WATCHDOG_MS", "1000"),
+    ("HOTGO__SHUTDOWN__STOP_BUDGET_MS", "9000"),
+    ("HOTGO__LOG__FILTER", "info"),
+];
+
+/// A data directory with its settings. Processes come and go; this stays until the test ends.
+pub(crate) struct Installation {
+    directory: TempDir,
+    settings: Vec<(String, String)>,
+    arguments: Vec<String>,
+    bind: String,
+    token: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+}
+
+impl Exit {
+    /// 0, as after a clean shutdown.
+    pub(crate) const CLEAN: Self = Self { code: Some(0), signal: None };
+    /// 9: orders are left UNKNOWN, or a phase did not finish.
+    pub(crate) const UNCLEAN: Self = Self { code: Some(9), signal: None };
+
+    /// With this exit code.
+    pub(crate) fn with(code: i32) -> Self {
+        Self { code: Some(code), signal: None }
+    }
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        Self { code: status.code(), signal: status.signal() }
+    }
+}
+
+impl Installation {
+    /// An empty data directory, quick time-outs, faults allowed.
+    pub(crate) fn new() -> Self {
+        let quick = QUICK.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self { settings: quick.collect(), ..Self::with_defaults() }
+    }
+
+    /// An empty data directory and the server's own defaults.
+    pub(crate) fn with_defaults() -> Self {
+        let directory = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
+        Self {
+            directory,
+            settings: Vec::new(),
+            arguments: vec!["--demo".to_owned()],
+            bind: "127.0.0.1:0".to_owned(),
+            token: None,
+        }
+    }
+
+    /// One more setting, by its environment variable.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The command line's further arguments.
+    pub(crate) fn arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
+    /// Another address than any free port.
+    pub(crate) fn bind(&mut self, address: &str) {
+        address.clone_into(&mut self.bind);
+    }
+
+    /// Where everything is kept.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Beside the data directory.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The database file.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data_dir().join("hotgo.db")
+    }
+
+    /// The last shutdown's report.
+    pub(crate) fn report(&self) -> Value {
+        let text = std::fs::read_to_string(self.data_dir().join("last-shutdown.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Starts a process and waits for nothing.
+    pub(crate) fn spawn(&self) -> Server {
+        Server::spawn(self)
+    }
+
+    /// Starts a process and waits until it is ready.
+    pub(crate) async fn start(&mut self) -> Server {
+        let mut server = self.spawn();
+        server.wait_listening().await;
+        if self.token.is_none() {
+            self.token = server.token_shown();
+        }
+        server.token.clone_from(&self.token);
+        server.wait_ready().await;
+        server
+    }
+
+    /// Starts a process that refuses to run, and waits for its end.
+    pub(crate) async fn start_refused(&self) -> (Exit, String) {
+        let mut server = self.spawn();
+        let exit = server.wait_exit(READY).await;
+        (exit, server.stderr())
+    }
+
+    /// Audits the data directory.
+    pub(crate) async fn audit(&self, answered: Option<&Path>) -> Verdict {
+        audit(&self.data_dir(), answered, Duration::from_secs(15)).await
+    }
+
+    /// Starts once more, audits, stops: what every test of a bad end closes with.
+    pub(crate) async fn assert_recovers_clean(&mut self, answered: Option<&Path>, context: &str) {
+        let server = self.start().await;
+        self.audit(answered).await.assert_clean(context);
+        server.assert_stops_clean().await;
+    }
+}
+
+/// The lines of one output, growing.
+#[derive(Debug, Clone)]
+struct Lines(watch::Receiver<Vec<String>>);
+
+impl Lines {
+    fn follow(tasks: &mut JoinSet<()>, source: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let (sender, receiver) = watch::channel(Vec::new());
+        tasks.spawn(async move {
+            let mut lines = BufReader::new(source).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                sender.send_modify(|known| known.push(line));
+            }
+        });
+        Self(receiver)
+    }
+
+    /// The rest of the first line that begins so, as soon as there is one; `None` if the output ends without it.
+    async fn after(&mut self, prefix: &str) -> Option<String> {
+        let found = |lines: &Vec<String>| lines.iter().find_map(|line| line.strip_prefix(prefix).map(str::to_owned));
+        loop {
+            if let Some(rest) = found(&self.0.borrow_and_update()) {
+                return Some(rest);
+            }
+            if self.0.changed().await.is_err() {
+                return found(&self.0.borrow());
+            }
+        }
+    }
+
+    fn text(&self, at_most: usize) -> String {
+        let lines = self.0.borrow();
+        lines.get(lines.len().saturating_sub(at_most)..).unwrap_or_default().join("\n")
+    }
+}
+
+/// One process of the server. Dropping it kills that process, and no other.
+pub(crate) struct Server {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    _readers: JoinSet<()>,
+    address: Option<SocketAddr>,
+    token: Option<String>,
+    data_dir: PathBuf,
+}
+
+/// A robot that was made for a test.
+#[derive(Debug, Clone)]
+pub(crate) struct Robot {
+    pub(crate) id: i64,
+    /// The path of its webhook, with its secret.
+    pub(crate) webhook: String,
+}
+
+impl Server {
+    fn spawn(installation: &Installation) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
+        command
+            .args(["http", "--bind", &installation.bind, "--data-dir"])
+            .arg(installation.data_dir())
+            .args(&installation.arguments)
+            .envs(installation.settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(installation.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut readers = JoinSet::new();
+        let stdout = Lines::follow(&mut readers, child.stdout.take().unwrap());
+        let stderr = Lines::follow(&mut readers, child.stderr.take().unwrap());
+        let data_dir = installation.data_dir();
+        let token = installation.token.clone();
+        Self { child, stdout, stderr, _readers: readers, address: None, token, data_dir }
+    }
+
+    /// Waits until it says where it listens.
+    pub(crate) async fn wait_listening(&mut self) {
+        let said = within(READY, "it says where it listens", self.stdout.after("listening on http://")).await;
+        let said = said.unwrap_or_else(|| panic!("it ended before it listened"));
+        self.address = Some(said.trim().parse().unwrap());
+    }
+
+    /// Waits until it calls itself ready.
+    pub(crate) async fn wait_ready(&mut self) {
+        let client = self.client().anonymous();
+        let ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 200);
+        eventually(READY, "the server is ready", ready).await;
+    }
+
+    /// The admin token, if this start has shown one.
+    fn token_shown(&self) -> Option<String> {
+        let prefix = "admin token (shown once): ";
+        self.stdout.0.borrow().iter().find_map(|line| line.strip_prefix(prefix).map(|token| token.trim().to_owned()))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.unwrap()
+    }
+
+    /// The admin's token.
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().unwrap()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// The REST API, as the admin.
+    pub(crate) fn client(&self) -> Client {
+        Client::tcp(self.address(), self.token.clone())
+    }
+
+    /// The admin socket.
+    pub(crate) fn admin(&self) -> Client {
+        Client::unix(&self.data_dir.join("admin.sock"))
+    }
+
+    /// An open, authenticated websocket.
+    pub(crate) async fn socket(&self) -> Socket {
+        Socket::open(self.address(), self.token()).await
+    }
+
+    /// A robot that follows signals, with a webhook.
+    pub(crate) async fn robot(&self, name: &str) -> Robot {
+        let wish = json!({
+            "name": name, "symbol": "BTCUSDT", "config": {"kind": "follower", "default_qty": "0.01"},
+            "start": true, "webhook": true,
+        });
+        let made = self.client().post_keyed("/api/robots", &format!("make-{name}"), &wish).await.unwrap().ok();
+        let webhook = &made["webhook"];
+        let webhook = format!("{}/{}", webhook["path"].as_str().unwrap(), webhook["secret"].as_str().unwrap());
+        Robot { id: made["robot"].as_i64().unwrap(), webhook }
+    }
+
+    /// A market order for a robot.
+    pub(crate) async fn signal(&self, robot: &Robot, key: &str) -> io::Result<super::Answer> {
+        self.client().post_keyed("/api/signals", key, &signal_body(robot.id)).await
+    }
+
+    /// All orders, newest first.
+    pub(crate) async fn orders(&self) -> Vec<Value> {
+        list(&self.client().get("/api/orders?limit=500").await.unwrap().ok())
+    }
+
+    /// Waits until some order satisfies this.
+    pub(crate) async fn order_that(&self, what: &str, pick: impl Fn(&Value) -> bool) -> Value {
+        eventually(READY, what, async || self.orders().await.into_iter().find(|order| pick(order))).await
+    }
+
+    /// Everything it logged.
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr.text(usize::MAX)
+    }
+
+    /// Everything it printed.
+    pub(crate) fn stdout(&self) -> String {
+        self.stdout.text(usize::MAX)
+    }
+
+    /// Sends a signal to this process only. One that has ended already gets none.
+    pub(crate) fn signal_process(&self, signal: Signal) {
+        if let Some(pid) = self.child.id() {
+            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
+        }
+    }
+
+    /// SIGTERM.
+    pub(crate) fn sigterm(&self) {
+        self.signal_process(Signal::SIGTERM);
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) async fn sigkill(mut self) {
+        self.signal_process(Signal::SIGKILL);
+        let exit = self.wait_exit(Duration::from_secs(5)).await;
+        assert_eq!(exit.signal, Some(9), "killed, but it ended otherwise: {exit:?}");
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn wait_exit(&mut self, limit: Duration) -> Exit {
+        let Ok(status) = timeout(limit, self.child.wait()).await else {
+            panic!("process {:?} still runs after {limit:?}", self.child.id());
+        };
+        // The pipes close with the process: what it said is complete once the readers are done.
+        let _ = timeout(Duration::from_secs(2), async { while self._readers.join_next().await.is_some() {} }).await;
+        Exit::from(status.unwrap())
+    }
+
+    /// Waits until the shutdown has begun, by its own words or because nothing answers any more.
+    pub(crate) async fn wait_draining(&self) {
+        let admin = self.admin();
+        let begun = async || match admin.get("/status").await {
+            Ok(answer) => (!matches!(answer.json()["phase"].as_str(), Some("starting" | "serving"))).then_some(()),
+            Err(_) => Some(()),
+        };
+        eventually(Duration::from_secs(5), "the shutdown begins", begun).await;
+    }
+
+    /// SIGTERM, and a clean end.
+    pub(crate) async fn assert_stops_clean(mut self) {
+        self.sigterm();
+        let exit = self.wait_exit(Duration::from_secs(15)).await;
+        assert_eq!(exit, Exit::CLEAN, "{}", self.stdout());
+    }
+
+    /// Whether it ends by itself within this time.
+    pub(crate) async fn exits_within(&mut self, limit: Duration) -> bool {
+        timeout(limit, self.child.wait()).await.is_ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- stdout of the server:\n{}", self.stdout.text(SHOWN_LINES));
+            eprintln!("--- stderr of the server:\n{}", self.stderr.text(SHOWN_LINES));
+        }
+    }
+}
+
+/// A small market buy.
+pub(crate) fn signal_body(robot: i64) -> Value {
+    json!({"robot": robot, "action": "buy", "qty": "0.001", "order": {"type": "market"}})
+}
+
+/// The rows of an answer, whether it is a bare list or a page.
+pub(crate) fn list(answer: &Value) -> Vec<Value> {
+    let rows = answer.as_array().or_else(|| answer.get("items").and_then(Value::as_array));
+    rows.unwrap_or_else(|| panic!("not a list: {answer}")).clone()
+}
