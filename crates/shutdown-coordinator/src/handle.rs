@@ -173,6 +173,8 @@ impl ShutdownHandle {
     }
 
     /// How far the shutdown is.
+    ///
+    /// A borrow of the value holds up the shutdown, as with any `watch` channel: clone it rather than keep it.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress()
     }

@@ -85,10 +85,10 @@ pub(super) async fn run<L: Listener>(
     // What is connected hears it first, so that nothing more is kept alive while the queue is taken.
     house.shop.drain.send_replace(Drain::Linger);
     let linger_end = linger_end(&handle, phase, house.shop.limits.linger);
-    if !house.shop.limits.shared_listener {
-        house.take_queue(listener, &permits, linger_end).await;
-    } else {
+    if house.shop.limits.shared_listener {
         drop(listener);
+    } else {
+        house.take_queue(listener, &permits, linger_end).await;
     }
     let force = handle.force_token();
     tokio::select! {

@@ -130,10 +130,9 @@ where
             Ok(()) = drain.changed() => {
                 let stage = *drain.borrow_and_update();
                 match stage {
-                    Drain::Serving => {}
                     // GOAWAY: the client opens no more streams, those that are open are answered.
                     Drain::Linger if activity.is_http2() => connection.as_mut().graceful_shutdown(),
-                    Drain::Linger => {}
+                    Drain::Serving | Drain::Linger => {}
                     Drain::Close if activity.is_untouched() => return,
                     // Its answer will be the last; closing now would lose the request.
                     Drain::Close if activity.is_in_later_head() => {}

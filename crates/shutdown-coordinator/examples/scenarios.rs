@@ -1,0 +1,131 @@
+//! Small services for the process tests: each prints `ready`, waits for signals, and prints its report as JSON.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::panic,
+    reason = "a test program, which speaks through its standard output and is meant to fail loudly"
+)]
+
+use std::{env, process::ExitCode, thread, time::Duration};
+
+use shutdown_coordinator::{Builder, PhaseId, Report, ShutdownCoordinator, ShutdownHandle, SignalPolicy, run_main};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let scenario = env::args().nth(1).unwrap();
+    run_main(SECOND, async move {
+        match &*scenario {
+            "clean" => clean().await,
+            "held" => held(SignalPolicy::default()).await,
+            "debounced" => held(SignalPolicy::default().debounce(Duration::from_secs(60))).await,
+            "blocked" => blocked().await,
+            "starved" => starved().await,
+            "leaky" => leaky().await,
+            "start-up" => start_up().await,
+            other => panic!("no scenario {other}"),
+        }
+    })
+}
+
+/// Two phases; the second is reserved and says that it ran.
+fn two_phases(change: impl FnOnce(Builder) -> Builder) -> (ShutdownCoordinator, ShutdownHandle, PhaseId) {
+    let mut builder = ShutdownCoordinator::builder();
+    let drain = builder.phase("drain").timeout(20 * SECOND).id();
+    let persist = builder.phase("persist").after(&[drain]).reserve(SECOND).id();
+    let builder = change(builder.deadline(30 * SECOND).signals(SignalPolicy::default()));
+    let (coordinator, handle) = builder.build().unwrap();
+    handle.on(persist, "save", |_| async { println!("persisted") }).unwrap();
+    (coordinator, handle, drain)
+}
+
+async fn finish(coordinator: ShutdownCoordinator) -> Report {
+    println!("ready");
+    let report = coordinator.run().await;
+    println!("{}", report.to_json());
+    report
+}
+
+/// Ends well; counts reloads.
+async fn clean() -> Report {
+    let (coordinator, handle, drain) = two_phases(|builder| builder);
+    let (mut reloads, stop) = (handle.reloads(), handle.token(drain));
+    let reload = async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = reloads.changed() => println!("reload {}", *reloads.borrow_and_update()),
+            }
+        }
+    };
+    handle.spawn(drain, "reload", reload).unwrap();
+    finish(coordinator).await
+}
+
+/// A guard keeps the drain open until the shutdown is forced.
+async fn held(policy: SignalPolicy) -> Report {
+    let (coordinator, handle, drain) = two_phases(|builder| builder.signals(policy));
+    let _guard = handle.gate(drain, "orders").enter_named("order 1").unwrap();
+    handle.on(drain, "say", |_| async { println!("draining") }).unwrap();
+    finish(coordinator).await
+}
+
+/// The first hook blocks a worker of the runtime for ever.
+async fn blocked() -> Report {
+    let (coordinator, handle, drain) = two_phases(|builder| builder);
+    let block = |_| async {
+        println!("draining");
+        block_for_ever();
+    };
+    handle.on(drain, "blocks a worker", block).unwrap();
+    finish(coordinator).await
+}
+
+/// Every worker is blocked, and the main thread too: only the watchdog can end this.
+async fn starved() -> Report {
+    let (coordinator, handle, drain) =
+        two_phases(|builder| builder.deadline(SECOND).watchdog(Duration::from_millis(200)));
+    for number in 0..64 {
+        handle.on(drain, format!("blocker {number}"), |_| async { block_for_ever() }).unwrap();
+    }
+    let begun = handle.begun();
+    println!("ready");
+    let run = async {
+        let report = coordinator.run().await;
+        println!("{}", report.to_json());
+        report
+    };
+    let starve = async {
+        begun.cancelled().await;
+        tokio::task::yield_now().await;
+        block_for_ever();
+    };
+    tokio::join!(run, starve).0
+}
+
+/// Leaves a blocking hook and a blocking task of tokio behind.
+async fn leaky() -> Report {
+    let mut builder = ShutdownCoordinator::builder();
+    let only = builder.phase("only").timeout(Duration::from_millis(100)).id();
+    let (coordinator, handle) = builder.signals(SignalPolicy::default()).build().unwrap();
+    handle.on_blocking(only, "stuck", |_| block_for_ever()).unwrap();
+    let _stuck = tokio::task::spawn_blocking(block_for_ever);
+    finish(coordinator).await
+}
+
+/// Signals that come between `build` and `run` are kept, and cancel start-up.
+async fn start_up() -> Report {
+    let (coordinator, handle, _) = two_phases(|builder| builder);
+    println!("ready");
+    let reason = handle.until_shutdown(std::future::pending::<()>()).await.unwrap_err();
+    println!("start-up was cancelled by {reason}");
+    let report = coordinator.run().await;
+    println!("{}", report.to_json());
+    report
+}
+
+fn block_for_ever() {
+    loop {
+        thread::park();
+    }
+}
