@@ -119,7 +119,7 @@ impl From<BootError> for Failure {
     fn from(error: BootError) -> Self {
         match error {
             BootError::Admin(error) => return error.into(),
-            BootError::Database(error) => return Self::of(ExitCode::Damaged, &error),
+            BootError::Database(error) => return error.into(),
             _ => {}
         }
         let (code, help) = match &error {

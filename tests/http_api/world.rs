@@ -286,7 +286,7 @@ impl World {
             health: snapshot_of(health.clone()),
             intake: gate(intake_open.clone()),
             shutdown: shutdown.clone(),
-            clock: || NOW,
+            clock: hotgo::clock::Clock::standing(NOW),
             server: server(),
             trading: trading_config(),
             build_id: "test-build".into(),

@@ -62,8 +62,8 @@ pub(crate) struct Exit {
 impl Exit {
     /// 0, as after a clean shutdown.
     pub(crate) const CLEAN: Self = Self { code: Some(0), signal: None };
-    /// 9: orders are left UNKNOWN, or a phase did not finish.
-    pub(crate) const UNCLEAN: Self = Self { code: Some(9), signal: None };
+    /// 75: orders are left UNKNOWN, or a phase did not finish.
+    pub(crate) const UNCLEAN: Self = Self { code: Some(75), signal: None };
 
     /// With this exit code.
     pub(crate) fn with(code: i32) -> Self {

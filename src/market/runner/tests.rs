@@ -7,8 +7,8 @@ use crate::config::{MarketSource, ReplayConfig, SymbolConfig};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn clock() -> Timestamp {
-    Timestamp::from_millis(42)
+fn clock() -> Clock {
+    Clock::standing(Timestamp::from_millis(42))
 }
 
 fn config() -> MarketConfig {
@@ -42,7 +42,7 @@ fn replay(speed: u32) -> (MarketConfig, tempfile::NamedTempFile) {
 
 /// Runs a feed for as long as `watch` takes.
 async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub) -> T) -> T {
-    let (runner, hub) = MarketRunner::open(config, clock).unwrap();
+    let (runner, hub) = MarketRunner::open(config, clock()).unwrap();
     let stop = CancellationToken::new();
     let watched = async {
         let result = watch(hub).await;
@@ -63,7 +63,7 @@ async fn a_synthetic_feed_comes_at_its_rate_with_the_time_now() {
         let mut quotes = 0;
         while quotes < 21 {
             let event = events.recv().await.unwrap();
-            assert_eq!(event.at(), clock());
+            assert_eq!(event.at(), clock().now());
             quotes += usize::from(matches!(*event, Market::Quote(_)));
         }
         start.elapsed()
@@ -107,10 +107,10 @@ async fn a_feed_that_was_frozen_does_not_rush_through_what_it_missed() {
 #[tokio::test]
 async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
     let nothing = MarketConfig { source: MarketSource::Replay, ..config() };
-    assert!(matches!(MarketRunner::open(&nothing, clock), Err(MarketError::NothingToReplay)));
+    assert!(matches!(MarketRunner::open(&nothing, clock()), Err(MarketError::NothingToReplay)));
     let mut bad = config();
     bad.symbols[0].symbol = "btc".into();
-    assert!(matches!(MarketRunner::open(&bad, clock), Err(MarketError::Symbol(_))));
+    assert!(matches!(MarketRunner::open(&bad, clock()), Err(MarketError::Symbol(_))));
     assert!(matches!(super::super::symbols(&bad), Err(MarketError::Symbol(_))));
     let info = super::super::symbols(&config()).unwrap().remove(0);
     assert_eq!(info.symbol, "BTCUSDT".parse::<Symbol>().unwrap());
@@ -120,7 +120,7 @@ async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
 async fn a_damaged_file_ends_the_feed_with_an_error() {
     let (config, mut file) = replay(0);
     writeln!(file, "4,none,0.1,8700,1742944090000,True,True").unwrap();
-    let (runner, _hub) = MarketRunner::open(&config, clock).unwrap();
+    let (runner, _hub) = MarketRunner::open(&config, clock()).unwrap();
     let result = tokio::time::timeout(LIMIT, runner.run(None, CancellationToken::new())).await.unwrap();
     assert!(matches!(result, Err(MarketError::Feed(_))), "{result:?}");
 }
