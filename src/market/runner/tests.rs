@@ -41,11 +41,12 @@ fn replay(speed: u32) -> (MarketConfig, tempfile::NamedTempFile) {
 }
 
 /// Runs a feed for as long as `watch` takes.
-async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub) -> T) -> T {
+async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub, Events) -> T) -> T {
     let (runner, hub) = MarketRunner::open(config, clock).unwrap();
     let stop = CancellationToken::new();
+    let events = hub.subscribe();
     let watched = async {
-        let result = watch(hub).await;
+        let result = watch(hub, events).await;
         stop.cancel();
         result
     };
@@ -57,8 +58,7 @@ async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub) ->
 
 #[tokio::test(start_paused = true)]
 async fn a_synthetic_feed_comes_at_its_rate_with_the_time_now() {
-    let elapsed = running(&config(), async |hub| {
-        let mut events = hub.subscribe();
+    let elapsed = running(&config(), async |_, mut events| {
         let start = Instant::now();
         let mut quotes = 0;
         while quotes < 21 {
@@ -76,8 +76,7 @@ async fn a_synthetic_feed_comes_at_its_rate_with_the_time_now() {
 async fn a_replay_runs_at_its_speed_and_then_says_that_it_is_finished() {
     for (speed, expected_ms) in [(1, 60_000), (60, 1_000), (0, 0)] {
         let (config, _file) = replay(speed);
-        let (count, elapsed) = running(&config, async |hub| {
-            let mut events = hub.subscribe();
+        let (count, elapsed) = running(&config, async |hub, mut events| {
             let start = Instant::now();
             hub.finished().wait_for(|finished| *finished).await.unwrap();
             let mut count = 0;
@@ -99,7 +98,7 @@ async fn a_feed_that_was_frozen_does_not_rush_through_what_it_missed() {
     let start = Instant::now();
     assert_eq!(pace.due(Timestamp::from_millis(0), start), None);
     assert_eq!(pace.due(Timestamp::from_millis(100), start), Some(start + Duration::from_millis(100)));
-    let thawed = start + Duration::from_secs(3600);
+    let thawed = start + Duration::from_hours(1);
     assert_eq!(pace.due(Timestamp::from_millis(200), thawed), None);
     assert_eq!(pace.due(Timestamp::from_millis(300), thawed), Some(thawed + Duration::from_millis(100)));
 }
