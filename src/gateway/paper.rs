@@ -243,10 +243,10 @@ impl Shared {
             let permit = timeout_at(deadline, self.queue.reserve()).await;
             let permit = permit.map_err(|_| Lost::NotSent("the venue's queue is full"))?.map_err(|_| Lost::Closed)?;
             let (reply, answer) = oneshot::channel();
-            let work = Box::new(move |core: &mut Core, now| {
+            let work = Box::new(move |core: &mut Core, now| -> driver::Answer {
                 let result = work(core, now);
                 // Nobody may be waiting any more, which is no concern of the venue's.
-                Box::new(move || drop(reply.send(result))) as driver::Answer
+                Box::new(move || drop(reply.send(result)))
             });
             permit.send(Message::Work { work, delay: plan.delay_processing });
             Some(answer)

@@ -337,15 +337,15 @@ impl State {
         account.hold(&fill.fee_asset, -fill.fee, Amount::ZERO);
         release(account, &order, order.remaining() - fill.qty);
         order.executed += fill.qty;
-        let full = order.remaining().is_zero();
-        order.status = if full { VenueStatus::Filled } else { VenueStatus::PartiallyFilled };
+        let done = order.remaining().is_zero();
+        order.status = if done { VenueStatus::Filled } else { VenueStatus::PartiallyFilled };
         account.fills.entry(fill.symbol.clone()).or_default().push(fill.clone());
-        if full {
+        if done {
             account.open.remove(&order.venue_id);
         }
         account.orders.insert(order.venue_id, order.clone());
         self.last_trade = fill.trade_id.0;
-        if full {
+        if done {
             self.unlist(&order);
         }
         Ok(())

@@ -170,6 +170,7 @@ struct Oracle {
     fills: Vec<(usize, u32, u32, bool)>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "as plain as can be")]
 struct Naive {
     number: usize,
     account: usize,
@@ -359,7 +360,8 @@ proptest! {
             for fill in exchange.fills(label, &symbol(), None, usize::MAX).unwrap() {
                 let order = account.order(fill.venue_id).unwrap();
                 if let Some(limit) = order.new.kind.price() {
-                    prop_assert!(if fill.side == Side::Buy { fill.price <= limit } else { fill.price >= limit });
+                    let within = if fill.side == Side::Buy { fill.price <= limit } else { fill.price >= limit };
+                    prop_assert!(within, "{:?} {:?}", fill, limit);
                 }
                 *filled.entry(fill.venue_id).or_default() += fill.qty;
             }
@@ -385,7 +387,9 @@ proptest! {
         let mut states = vec![State::default()];
         for entry in exchange.take_entries() {
             let mut state = states.last().unwrap().clone();
-            entry.iter().for_each(|record| state.apply(record).unwrap());
+            for record in &entry {
+                state.apply(record).unwrap();
+            }
             states.push(state);
             ledger.append(&[entry]).unwrap();
         }
@@ -415,7 +419,7 @@ proptest! {
         let whole = std::fs::read(&path).unwrap();
         let length = whole.len() * cut / 1000;
         std::fs::write(&path, &whole[..length]).unwrap();
-        let lines = whole[..length].iter().filter(|byte| **byte == b'\n').count();
+        let lines = whole[..length].split(|byte| *byte == b'\n').count() - 1;
         let opened = Ledger::open(&path).unwrap();
         prop_assert_eq!(&opened.state, &states[lines.saturating_sub(1)]);
     }

@@ -40,9 +40,7 @@ impl Streams {
         for subscriber in self.subscribers.iter_mut().filter(|s| s.account == *account && s.down_until.is_none()) {
             if let Some(duration) = injector.cuts_stream() {
                 subscriber.cut(now + duration);
-            } else if subscriber.events.capacity() <= RESERVED {
-                subscriber.cut(now);
-            } else if subscriber.events.try_send(StreamEvent::Report(report.clone())).is_err() {
+            } else if !subscriber.deliver(report) {
                 subscriber.cut(now);
             }
         }
@@ -79,6 +77,11 @@ impl Streams {
 }
 
 impl Subscriber {
+    /// Whether there was room for it.
+    fn deliver(&self, report: &OrderReport) -> bool {
+        self.events.capacity() > RESERVED && self.events.try_send(StreamEvent::Report(report.clone())).is_ok()
+    }
+
     fn cut(&mut self, until: Instant) {
         // There is a reserved place for it; if the consumer is gone, so is the need.
         drop(self.events.try_send(StreamEvent::Down));

@@ -50,7 +50,7 @@ async fn start(ledger: &Path) -> Bench {
         allow_faults: true,
     };
     let window = RequestWindow {
-        recv_window: Duration::from_millis(1000),
+        recv_window: Duration::from_secs(1),
         absence_margin: Duration::from_secs(1),
         request_timeout: TIMEOUT,
     };
@@ -124,12 +124,12 @@ impl Bench {
     }
 }
 
-fn once() -> Option<Switch> {
-    Some(Switch { on: Scope::Post, times: Some(1) })
+fn once() -> Switch {
+    Switch { on: Scope::Post, times: Some(1) }
 }
 
-fn delay(ms: u64) -> Option<Delay> {
-    Some(Delay { ms, on: Scope::Post, times: Some(1) })
+fn delay(ms: u64) -> Delay {
+    Delay { ms, on: Scope::Post, times: Some(1) }
 }
 
 fn is_unknown(result: &SendResult) -> bool {
@@ -179,7 +179,7 @@ async fn many_accounts_and_orders_at_once_are_all_answered() {
 #[tokio::test]
 async fn a_dropped_request_is_unknown_and_never_was() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { drop_requests: once(), ..Faults::default() });
+    bench.set(Faults { drop_requests: Some(once()), ..Faults::default() });
     assert!(is_unknown(&bench.rest("1").await));
     assert_eq!(bench.query("1").await, QueryResult::NotFound { thorough: true });
     assert!(bench.posts().is_empty());
@@ -191,7 +191,7 @@ async fn a_dropped_request_is_unknown_and_never_was() {
 #[tokio::test]
 async fn a_late_request_is_accepted_when_nobody_waits_for_it_any_more() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { delay_processing: delay(700), ..Faults::default() });
+    bench.set(Faults { delay_processing: Some(delay(700)), ..Faults::default() });
     assert!(is_unknown(&bench.rest("1").await));
     assert_eq!(bench.query("1").await, QueryResult::NotFound { thorough: true }, "which proves nothing yet");
     let found = async { while !matches!(bench.query("1").await, QueryResult::Found(_)) {} };
@@ -203,7 +203,7 @@ async fn a_late_request_is_accepted_when_nobody_waits_for_it_any_more() {
 #[tokio::test]
 async fn a_request_that_is_later_than_its_window_is_refused() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { delay_processing: delay(1300), ..Faults::default() });
+    bench.set(Faults { delay_processing: Some(delay(1300)), ..Faults::default() });
     assert!(is_unknown(&bench.rest("1").await));
     let arrived = async {
         while bench.posts().is_empty() {
@@ -220,7 +220,7 @@ async fn a_request_that_is_later_than_its_window_is_refused() {
 #[tokio::test]
 async fn a_dropped_answer_is_unknown_and_the_order_is_there() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { drop_answers: once(), ..Faults::default() });
+    bench.set(Faults { drop_answers: Some(once()), ..Faults::default() });
     assert!(is_unknown(&bench.buy("1").await));
     assert!(matches!(bench.query("1").await, QueryResult::Found(r) if r.status == VenueStatus::Filled));
     assert_eq!(bench.fired().drop_answers, 1);
@@ -230,11 +230,11 @@ async fn a_dropped_answer_is_unknown_and_the_order_is_there() {
 #[tokio::test]
 async fn a_late_answer_is_waited_for_until_the_time_is_up() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { delay_answers: delay(150), ..Faults::default() });
+    bench.set(Faults { delay_answers: Some(delay(150)), ..Faults::default() });
     let start = Instant::now();
     assert!(matches!(bench.rest("1").await, SendResult::Accepted(_)));
     assert!(start.elapsed() >= Duration::from_millis(150));
-    bench.set(Faults { delay_answers: delay(60_000), ..Faults::default() });
+    bench.set(Faults { delay_answers: Some(delay(60_000)), ..Faults::default() });
     assert!(is_unknown(&bench.rest("2").await));
     assert_eq!(bench.fired().delay_answers, 2);
     bench.close().await;
@@ -243,7 +243,7 @@ async fn a_late_answer_is_waited_for_until_the_time_is_up() {
 #[tokio::test]
 async fn a_held_answer_comes_with_its_release_or_not_at_all() {
     let (bench, _dir) = fresh().await;
-    let hold = Faults { hold_answers: once(), ..Faults::default() };
+    let hold = Faults { hold_answers: Some(once()), ..Faults::default() };
     bench.set(hold.clone());
     let release = async {
         while bench.fired().hold_answers == 0 || bench.posts().is_empty() {
@@ -288,7 +288,7 @@ async fn a_rejection_is_definitive_only_if_its_code_is() {
 #[tokio::test]
 async fn a_duplicate_means_query_it() {
     let (bench, _dir) = fresh().await;
-    bench.set(Faults { say_duplicate: once(), ..Faults::default() });
+    bench.set(Faults { say_duplicate: Some(once()), ..Faults::default() });
     assert!(is_unknown(&bench.rest("1").await), "said of an order that it has accepted");
     assert!(matches!(bench.query("1").await, QueryResult::Found(r) if r.status == VenueStatus::New));
     assert!(is_unknown(&bench.rest("1").await), "and of a second POST of the same id");
@@ -315,7 +315,7 @@ async fn withheld_fills_are_reported_first_and_shown_later() {
     let (bench, _dir) = fresh().await;
     let mut events = bench.gateway.subscribe().await.unwrap();
     assert_eq!(next(&mut events).await, StreamEvent::Up);
-    bench.set(Faults { withhold_fills: delay(300), ..Faults::default() });
+    bench.set(Faults { withhold_fills: Some(delay(300)), ..Faults::default() });
     let SendResult::Accepted(report) = bench.buy("1").await else { panic!() };
     assert!(report.status == VenueStatus::Filled && report.fills.is_empty(), "{report:?}");
     assert!(matches!(bench.buy("2").await, SendResult::Accepted(r) if r.fills.len() == 1));
@@ -335,7 +335,7 @@ async fn withheld_fills_are_reported_first_and_shown_later() {
 async fn a_cut_stream_says_so_loses_what_happens_and_comes_back() {
     let (bench, _dir) = fresh().await;
     let mut events = bench.gateway.subscribe().await.unwrap();
-    bench.set(Faults { cut_stream: delay(50), ..Faults::default() });
+    bench.set(Faults { cut_stream: Some(delay(50)), ..Faults::default() });
     assert!(matches!(bench.rest("lost").await, SendResult::Accepted(_)));
     for expected in [StreamEvent::Up, StreamEvent::Down, StreamEvent::Up] {
         assert_eq!(next(&mut events).await, expected);

@@ -1,8 +1,9 @@
 //! Public Binance files (<https://github.com/binance/binance-public-data>), merged by time.
 //!
-//! `trades`: id, price, qty, quote_qty, time, is_buyer_maker, is_best_match, without a header.
-//! `bookTicker`: update_id, best_bid_price, best_bid_qty, best_ask_price, best_ask_qty, transaction_time, event_time,
-//! with a header. Times are in milliseconds or (spot files since 2025) in microseconds; their size tells which.
+//! Files of `trades` have the columns `id,price,qty,quote_qty,time,is_buyer_maker,is_best_match` and no header; files of
+//! `bookTicker` have a header and the columns
+//! `update_id,best_bid_price,best_bid_qty,best_ask_price,best_ask_qty,transaction_time,event_time`.
+//! Times are in milliseconds or (spot files since 2025) in microseconds; their size tells which.
 
 use std::fs::File;
 use std::io;

@@ -51,6 +51,10 @@ fn ledger() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap()
+}
+
 fn append_raw(path: &Path, bytes: &[u8]) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
 }
@@ -77,9 +81,9 @@ fn a_torn_last_line_is_cut_off_at_every_length_and_what_follows_it_is_whole() {
     for length in last + 1..whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(read(&path).unwrap().accounts["a"].orders.len(), 1, "a reader leaves it out");
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), length as u64, "and changes nothing");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes(length), "and changes nothing");
         let mut opened = Ledger::open(&path).unwrap();
-        assert_eq!(opened.torn, Some(Torn { offset: last as u64, bytes: (length - last) as u64 }));
+        assert_eq!(opened.torn, Some(Torn { offset: bytes(last), bytes: bytes(length - last) }));
         opened.ledger.append(&[order("a", 7)]).unwrap();
         drop(opened);
         let orders = read(&path).unwrap().accounts["a"].orders.keys().copied().collect::<Vec<_>>();
