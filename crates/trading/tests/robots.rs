@@ -73,7 +73,7 @@ impl World {
             position: &self.position,
             live: &self.live,
             decision: self.robot.decision_seq + 1,
-            free_quote: self.free_quote,
+            free_quote: self.free_quote - self.live.values().filter(|o| o.side == Side::Buy).map(worth).sum(),
             free_base: Amount::new(self.position.qty.get() - self.selling().get()),
         };
         let answer = decide(&view, &self.state, occasion);
@@ -243,6 +243,10 @@ impl World {
         let StrategyState::Grid(state) = &self.state else { panic!("not a grid") };
         state
     }
+}
+
+fn worth(order: &Order) -> Amount {
+    order.kind.price().map_or(Amount::ZERO, |price| price.notional(order.remaining()))
 }
 
 const LEVELS: usize = 6;

@@ -227,7 +227,7 @@ impl Plan<'_> {
         for i in 0..state.levels.len() {
             let blocked = state.is_bought_at(i + 1);
             let (Some(level), Some(price)) = (state.levels.get_mut(i), self.prices.get(i + 1).copied()) else { return };
-            if !level.is_idle() || level.held.is_zero() || blocked {
+            if !level.is_idle() || level.held.is_zero() {
                 continue;
             }
             let SymbolInfo { lot, min_qty, min_notional, .. } = *self.view.symbol;
@@ -235,7 +235,7 @@ impl Plan<'_> {
             if qty.is_zero() || qty < min_qty || price.notional(qty) < min_notional {
                 // Dust that no venue takes, such as what a fee in the base asset leaves. It stays in the position.
                 level.held = Qty::ZERO;
-            } else if self.place(level, Side::Sell, price, qty) {
+            } else if !blocked && self.place(level, Side::Sell, price, qty) {
                 available = available - qty;
             }
         }
