@@ -1,5 +1,6 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
+pub mod audit;
 pub mod config;
 pub mod engines;
 pub mod gateway;
