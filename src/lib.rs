@@ -6,6 +6,7 @@ pub mod boot;
 pub mod build_info;
 pub mod cli;
 pub mod clock;
+pub mod audit;
 pub mod config;
 pub mod engines;
 pub mod failpoints;
