@@ -207,7 +207,7 @@ fn random_bodies_never_give_a_5xx() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(async {
         let world = World::new().await;
-        let _ = world.robot("r").await;
+        world.robot("r").await;
         world
     });
     let paths = [
