@@ -25,6 +25,7 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| malformed(error.to_string()))?;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut deserializer)
+        .map(|Object(value)| value)
         .map_err(|error| invalid(error.path(), &error.inner().to_string()))
 }
 
@@ -67,6 +68,30 @@ fn depth(bytes: &[u8]) -> usize {
         }
     }
     deepest
+}
+
+/// A `T` that is written as a JSON object. Serde alone would also take an array of a struct's fields in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: de::Deserialize<'de>> de::Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: de::Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Object)
+    }
 }
 
 /// A value that is written as a JSON string and parsed by its own [`FromStr`]: decimals and symbols.
@@ -130,7 +155,7 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct Outer {
         #[expect(dead_code, reason = "only parsed")]
-        inner: Option<Inner>,
+        inner: Option<Object<Inner>>,
         #[expect(dead_code, reason = "only parsed")]
         qty: Text<Qty>,
     }
@@ -161,6 +186,8 @@ mod tests {
         assert_eq!(field_of(r#"{"qty":"1","inner":{"price":"-1"}}"#), "inner.price");
         assert_eq!(field_of(r#"{"qty":"1","inner":{"price":"1","foo":[]}}"#), "inner.foo");
         assert_eq!(field_of(r#"{"qty":"\ud800"}"#), "qty");
+        assert_eq!(field_of(r#"{"qty":"1","inner":["1"]}"#), "inner");
+        assert_eq!(field_of(r#"[null,"1"]"#), ".");
     }
 
     #[test]

@@ -93,9 +93,16 @@ fn add_problems(path: &str, post: bool, operation: &mut Operation) {
         refusals.push(("409", "Refused by a risk rule"));
     }
     for (status, words) in refusals {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        let response = ResponseBuilder::new().description(words).content("application/problem+json", content).build();
+        let response = ResponseBuilder::new().description(words).build();
         operation.responses.responses.entry(status.to_owned()).or_insert(RefOr::T(response));
+    }
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && (status.starts_with('4') || status.starts_with('5'))
+        {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+            response.content.insert("application/problem+json".into(), RefOr::T(content));
+        }
     }
     if with_key {
         operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));

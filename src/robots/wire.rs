@@ -9,7 +9,7 @@ use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, dca
 use utoipa::ToSchema;
 
 use crate::auth::Secret;
-use crate::http::{Problem, Text, text};
+use crate::http::{Object, Problem, Text, text};
 
 /// What happens to a robot's orders and position when it is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -217,9 +217,10 @@ pub(super) struct RobotIn {
     #[schema(value_type = String, example = "BTCUSDT")]
     symbol: Text<Symbol>,
     #[schema(value_type = ConfigOut)]
-    config: ConfigIn,
+    config: Object<ConfigIn>,
     #[serde(default)]
-    limits: LimitsIn,
+    #[schema(value_type = LimitsIn, required = false)]
+    limits: Object<LimitsIn>,
     #[serde(default)]
     stop_policy: StopPolicyWire,
     /// Whether it trades at once.
@@ -238,8 +239,8 @@ impl RobotIn {
         let robot = NewRobot {
             name: self.name,
             symbol: self.symbol.0,
-            config: self.config.parse()?,
-            limits: self.limits.into(),
+            config: self.config.0.parse()?,
+            limits: self.limits.0.into(),
             stop_policy: self.stop_policy.into(),
             start: self.start,
             webhook_hash: secret.as_ref().map(Secret::hash),

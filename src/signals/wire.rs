@@ -11,7 +11,7 @@ use trading::signal::{Action, Signal};
 use trading::time::Timestamp;
 use utoipa::ToSchema;
 
-use crate::http::{Problem, Text};
+use crate::http::{Object, Problem, Text};
 
 /// A signal may wait at most this long: 30 days.
 const MAX_EXPIRES_IN_MS: u64 = 30 * 24 * 3600 * 1000;
@@ -101,7 +101,8 @@ pub(super) struct SignalIn {
     /// How much of the base asset; the robot's own default if absent.
     #[schema(value_type = Option<String>, example = "0.001")]
     qty: Option<Text<Qty>>,
-    order: Option<OrderIn>,
+    #[schema(value_type = Option<OrderIn>)]
+    order: Option<Object<OrderIn>>,
     /// `gtc` if absent. Not for market orders.
     tif: Option<TifWire>,
     /// After this time it is not acted upon any more.
@@ -150,6 +151,7 @@ impl SignalIn {
     /// As the core knows it. `ttl` holds if it names no expiry.
     pub(super) fn parse(self, now: Timestamp, ttl: Duration) -> Result<Signal, Problem> {
         let Self { robot, action, qty, order, tif, expires_in_ms } = self;
+        let order = order.map(|Object(order)| order);
         Trade { action, qty, order, tif, expires_in_ms, prefix: "order." }.parse(RobotId(robot), now, ttl)
     }
 }

@@ -226,7 +226,7 @@ async fn robots_are_started_stopped_and_halted_by_those_who_may() {
 #[tokio::test]
 async fn the_kill_switch_reaches_every_account_or_says_which_it_did_not() {
     let world = World::new().await;
-    let _ = world.robot("r").await;
+    world.robot("r").await;
     let killed = world.post("/api/kill", "k", r#"{"reason":"mad market"}"#).await;
     assert_eq!(killed.status, StatusCode::OK, "{}", killed.text);
     assert_eq!(killed.json()["items"].as_array().unwrap().len(), 1);

@@ -62,7 +62,7 @@ async fn events_are_numbered_without_gaps_and_hold_no_hash() {
     let world = World::new().await;
     let (robot, _) = world.robot("r").await;
     let body = json!({"robot": robot, "action": "buy"}).to_string();
-    let _ = world.post("/api/signals", "s", &body).await;
+    world.post("/api/signals", "s", &body).await;
     let all = world.get("/api/events").await.json();
     let seqs: Vec<_> = all["items"].as_array().unwrap().iter().map(|it| it["seq"].as_i64().unwrap()).collect();
     assert_eq!(seqs, [1, 2, 3, 4]);
@@ -87,7 +87,7 @@ async fn accounts_balances_positions_and_fills_can_be_listed() {
         let answer = world.get(path).await;
         assert_eq!((answer.status, &answer.json()["items"]), (StatusCode::OK, &json!([])), "{path}");
     }
-    let _ = world.store.ensure_account("paper", "other").await.unwrap();
+    world.store.ensure_account("paper", "other").await.unwrap();
     let unclear = world.get("/api/balances").await;
     assert_eq!(unclear.problem(), (422, "invalid-field".into(), Some("account".into())));
 }

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 use trading::command::{Command, Outcome, Record, Wish};
 use trading::event::{Event, Recorded};
-use trading::exchange::{Side, TimeInForce};
+use trading::exchange::Side;
 use trading::ids::{AccountId, ClientOrderId, Epoch, OrderKey, RobotId, Seq};
 use trading::money::{Amount, Qty};
 use trading::order::{CancelState, Order, Status};
@@ -58,9 +58,7 @@ struct State {
 #[async_trait::async_trait]
 impl Engines for FakeEngines {
     async fn submit(&self, account: AccountId, command: Command) -> Result<Record, SubmitError> {
-        if command.dedup_key == "panic" {
-            panic!("as the test asked");
-        }
+        assert_ne!(command.dedup_key, "panic", "as the test asked");
         if let Some(error) = self.refuse.lock().unwrap().clone() {
             return Err(error);
         }
@@ -164,7 +162,7 @@ fn order(robot: &Robot, action: &Action, decision: i64) -> Option<Order> {
         symbol: robot.symbol.clone(),
         side,
         kind,
-        tif: if tif == TimeInForce::Gtc { TimeInForce::Gtc } else { tif },
+        tif,
         qty: qty.unwrap_or_else(|| "0.5".parse().unwrap()),
         status: Status::Open,
         cancel: CancelState::None,
@@ -263,7 +261,7 @@ impl World {
         tasks.spawn(writer.run());
         let store: Arc<dyn Store> = Arc::new(store);
         let account = store.ensure_account("paper", "main").await.unwrap().id;
-        let lease = store.acquire_lease(account, &"test".into(), Duration::from_secs(600), false).await.unwrap();
+        let lease = store.acquire_lease(account, &"test".into(), Duration::from_mins(10), false).await.unwrap();
         let state = State { lease, seq: 0, robots: 0, decisions: 0 };
         let engines = Arc::new(FakeEngines {
             store: store.clone(),
@@ -292,8 +290,20 @@ impl World {
             build_id: "test-build".into(),
             extra: Router::new().route("/api/extra", get(async || "extra")),
         });
-        let (_writer, _dir) = (tasks, dir);
-        Self { app, store, engines, shutdown, health, intake_open, account, admin, trader, viewer, _writer, _dir }
+        Self {
+            app,
+            store,
+            engines,
+            shutdown,
+            health,
+            intake_open,
+            account,
+            admin,
+            trader,
+            viewer,
+            _writer: tasks,
+            _dir: dir,
+        }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
