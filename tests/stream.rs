@@ -23,9 +23,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use hotgo::store::sqlite::{OpenOptions, SqliteStore};
+use hotgo::store::{Commit, Store};
 use hotgo::stream::{Drain, MAX_MESSAGE_BYTES};
 use serde_json::json;
-use stream_support::{Client, PATIENCE, Said, Server, settings};
+use stream_support::{Client, PATIENCE, Said, Server, alarms, settings};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -84,8 +86,46 @@ async fn a_client_that_reconnects_at_any_moment_sees_every_event_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_seam_between_the_database_and_what_is_live_neither_gaps_nor_doubles() {
+    const EVENTS: i64 = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let (store, writer) = SqliteStore::open(&dir.path().join("hotgo.db"), OpenOptions::default()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    let server = Arc::new(Server::start_over(Arc::new(store), settings(), 8).await);
+    let owner: Arc<str> = "test".into();
+    for account in [1, 2] {
+        let made = server.store.ensure_account("paper", &account.to_string()).await.unwrap();
+        assert_eq!(made.id.0, account);
+        let lease = server.store.acquire_lease(made.id, &owner, PATIENCE, false).await.unwrap();
+        let server = Arc::clone(&server);
+        tasks.spawn(async move {
+            let mut dice = Dice(u64::try_from(account).unwrap());
+            let mut head = 0;
+            while head < EVENTS {
+                let events = alarms(head, usize::try_from(dice.roll(4) + 1).unwrap(), "x");
+                head += i64::try_from(events.len()).unwrap();
+                let commit = Commit { lease: lease.clone(), events: Arc::clone(&events) };
+                server.store.commit(commit).await.unwrap();
+                server.hub.publish(lease.account, events);
+            }
+        });
+    }
+    for reader in 1..=6 {
+        let server = Arc::clone(&server);
+        tasks.spawn(async move { read_with_reconnects(&server, Dice(reader * 7919), EVENTS).await });
+    }
+    // All but the writer.
+    for _ in 0..8 {
+        timeout(PATIENCE, tasks.join_next()).await.expect("stuck").unwrap().unwrap();
+    }
+    server.store.close().await;
+    timeout(PATIENCE, tasks.join_next()).await.expect("the writer did not end").unwrap().unwrap();
+}
+
 /// Follows accounts 1 and 2 over as many connections as the dice say, until each reached `until`.
-async fn read_with_reconnects(server: &Server, mut dice: Dice, until: i64) {
+async fn read_with_reconnects<S: Store + 'static>(server: &Server<S>, mut dice: Dice, until: i64) {
     let mut last = BTreeMap::from([(1, 0), (2, 0)]);
     while last.values().any(|seq| *seq < until) {
         let mut client = server.log_in().await;

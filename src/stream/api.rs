@@ -21,18 +21,26 @@ const READ_BUFFER_BYTES: usize = 2 * 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 /// No single frame is larger: a robot's settings are bounded by the 64 KiB of a request body.
 const MAX_WRITE_BUFFER_BYTES: usize = 1024 * 1024;
+/// How many sessions may read the store at the same time.
+const STORE_READS: usize = 4;
 const RETRY_AFTER_S: &str = "5";
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) deps: StreamDeps,
     places: Arc<Semaphore>,
+    /// So that a thousand sessions that resume at once stand in line, and leave the store to others as well.
+    pub(super) store_reads: Semaphore,
 }
 
 /// The route `/api/ws`.
 pub fn routes(deps: StreamDeps) -> Router {
     let places = Arc::new(Semaphore::new(deps.settings.max_sessions.min(Semaphore::MAX_PERMITS)));
-    Router::new().route("/api/ws", any(open)).with_state(Arc::new(Shared { deps, places }))
+    Router::new().route("/api/ws", any(open)).with_state(Arc::new(Shared {
+        deps,
+        places,
+        store_reads: Semaphore::new(STORE_READS),
+    }))
 }
 
 async fn open(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::ws::{Utf8Bytes, WebSocket};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use trading::event::Recorded;
 use trading::ids::{AccountId, Seq};
 
@@ -162,12 +162,12 @@ impl Session {
         if since.is_some_and(|since| since.0 < 0) {
             return Ok(refusal(ErrorCode::BadRequest, "since_seq is below 0", Some(account)));
         }
-        let accounts = deps.store.accounts().await.map_err(|error| store_failed(&error))?;
+        let accounts = self.shared.read(deps.store.accounts()).await?;
         if !accounts.iter().any(|known| known.id == account) {
             return Ok(refusal(ErrorCode::NotFound, "no such account", Some(account)));
         }
         let subscription = deps.hub.subscribe(account, Arc::clone(&self.wake));
-        let stored = deps.store.head(account).await.map_err(|error| store_failed(&error))?.seq;
+        let stored = self.shared.read(deps.store.head(account)).await?.seq;
         let head_seq = stored.max(subscription.head());
         let cursor = since.unwrap_or(head_seq);
         if cursor > head_seq {
@@ -207,8 +207,7 @@ impl Session {
                     }
                 }
                 Next::Nothing | Next::Stored => {
-                    let page = shared.deps.store.events(*account, follow.cursor, PAGE_EVENTS).await;
-                    let page = page.map_err(|error| store_failed(&error))?;
+                    let page = shared.read(shared.deps.store.events(*account, follow.cursor, PAGE_EVENTS)).await?;
                     let oldest = page.first().map(|recorded| recorded.seq);
                     if oldest != Some(after(follow.cursor)) {
                         lost.push((*account, ResyncReason::TooOld, oldest));
@@ -297,6 +296,17 @@ impl Follow {
             sent += 1;
         }
         Ok(sent)
+    }
+}
+
+impl Shared {
+    /// Reads the store in its turn. The store bounds its own time; the turn has to come within the send timeout.
+    async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, End> {
+        let Ok(Ok(_turn)) = timeout(self.deps.settings.send_timeout, self.store_reads.acquire()).await else {
+            tracing::warn!("a websocket session ends because too many read the store");
+            return Err(End::Close(code::TRY_AGAIN, "the store is busy"));
+        };
+        read.await.map_err(|error| store_failed(&error))
     }
 }
 

@@ -502,3 +502,137 @@ pub(super) fn text(value: &impl Serialize) -> Utf8Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    /// What a client gets for an event given in its stored form.
+    fn shown(event: Value) -> Value {
+        let recorded: Recorded = {
+            let mut stored = event;
+            stored["seq"] = json!(7);
+            stored["at"] = json!(1_000);
+            from_value(stored).unwrap()
+        };
+        let frame: Value = serde_json::from_str(&event_frame(AccountId(1), &recorded)).unwrap();
+        let EventWire { seq, at_us, event } = EventWire::from(&recorded);
+        let body = serde_json::to_value(event).unwrap();
+        assert_eq!(frame, json!({"op": "event", "account": 1, "seq": seq, "at_us": at_us, "event": body}));
+        assert_eq!(body["kind"], recorded.event.kind());
+        body
+    }
+
+    #[test]
+    fn an_order_is_flat_and_its_numbers_are_text() {
+        let order = json!({
+            "event": "order", "client_id": "h1", "account": 1, "robot": 10_001, "decision": 3, "leg": 1, "generation": 0,
+            "symbol": "BTCUSDT", "side": "buy", "kind": "stop_limit", "stop_price": "9", "price": "10.5", "tif": "gtc",
+            "qty": "0.015", "status": "PARTIAL", "cancel": "REQUESTED", "attempt": 1, "epoch": 4, "sent_at": 1,
+            "deadline": 2, "expires_at": null, "venue_id": 77, "filled": "0.005", "filled_quote": "0.0525",
+            "reported": "0.005", "reason": null, "created_at": 1, "updated_at": 2, "version": 5,
+        });
+        let expected = json!({
+            "kind": "order", "client_id": "h1", "robot": 10_001, "decision": 3, "leg": 1, "generation": 0,
+            "symbol": "BTCUSDT", "side": "buy", "type": "stop_limit", "price": "10.5", "stop_price": "9", "tif": "gtc",
+            "qty": "0.015", "status": "PARTIAL", "cancel": "REQUESTED", "filled": "0.005", "filled_quote": "0.0525",
+            "reason": null, "venue_id": 77, "created_at_us": 1, "updated_at_us": 2, "version": 5,
+        });
+        assert_eq!(shown(order), expected);
+    }
+
+    #[test]
+    fn a_fill_carries_the_position_and_the_balances_after_it() {
+        let fill = json!({
+            "event": "fill",
+            "fill": {
+                "trade_id": 5, "client_id": "h1", "venue_id": 77, "symbol": "BTCUSDT", "side": "sell", "price": "10",
+                "qty": "1", "fee": "0.01", "fee_asset": "USDT", "maker": true, "at": 9,
+            },
+            "position": {
+                "robot": 10_001, "symbol": "BTCUSDT", "qty": "2", "cost": "20", "realized": "-1", "fees": "0.01",
+                "version": 3,
+            },
+            "balances": [{"asset": "USDT", "total": "109.99", "opening": "100", "version": 2}],
+        });
+        let body = shown(fill);
+        assert_eq!((&body["trade_id"], &body["filled_at_us"], &body["side"]), (&json!(5), &json!(9), &json!("sell")));
+        assert_eq!(body["position"]["realized"], "-1");
+        assert_eq!(body["balances"][0]["total"], "109.99");
+    }
+
+    #[test]
+    fn a_webhook_hash_is_never_shown() {
+        let robot = json!({
+            "event": "robot", "id": 10_001, "account": 1, "name": "n", "symbol": "BTCUSDT",
+            "config": {"kind": "grid", "lower": "1", "upper": "2", "levels": 3, "qty": "1"}, "limits": {},
+            "desired": "running", "run": "quarantined", "reason": "panicked", "stop_policy": "flatten",
+            "decision_seq": 4, "webhook_hash": "5ec7e7", "created_at": 1, "version": 2,
+        });
+        let body = shown(robot.clone());
+        assert_eq!((&body["strategy"], &body["settings"]["levels"]), (&json!("grid"), &json!(3)));
+        assert_eq!((&body["has_webhook"], &body["run"]), (&json!(true), &json!("quarantined")));
+        assert!(!body.to_string().contains("5ec7e7"));
+
+        let create = json!({
+            "event": "command", "source": "key:a", "dedup_key": "b", "received_at": 1,
+            "wish": {
+                "wish": "create_robot", "name": "n", "symbol": "BTCUSDT", "config": robot["config"], "limits": {},
+                "stop_policy": "keep", "start": true, "webhook_hash": "5ec7e7",
+            },
+            "outcome": {"outcome": "done", "robot": 10_001, "orders": []},
+        });
+        let body = shown(create);
+        assert_eq!((&body["wish"], &body["robot"]), (&json!("create_robot"), &json!(10_001)));
+        assert!(!body.to_string().contains("5ec7e7"));
+    }
+
+    #[test]
+    fn a_command_says_what_was_wished_and_what_became_of_it() {
+        let command = |wish: Value, outcome: Value| {
+            shown(json!({
+                "event": "command", "source": "key:a", "dedup_key": "b", "received_at": 1, "wish": wish,
+                "outcome": outcome,
+            }))
+        };
+        let signal = json!({
+            "wish": "signal", "robot": 10_001, "action": "buy", "qty": null, "order": {"kind": "market"}, "tif": "ioc",
+            "expires_at": null,
+        });
+        let done = command(signal.clone(), json!({"outcome": "done", "robot": null, "orders": ["h1", "h2"]}));
+        assert_eq!((&done["action"], &done["robot"]), (&json!("buy"), &json!(10_001)));
+        assert_eq!((&done["outcome"], &done["orders"]), (&json!("done"), &json!(["h1", "h2"])));
+        let denied = command(signal, json!({"outcome": "denied", "reason": "too large"}));
+        assert_eq!((&denied["outcome"], &denied["reason"]), (&json!("denied"), &json!("too large")));
+        let cancel = json!({"wish": "cancel_order", "order": "h1"});
+        let not_found = command(cancel, json!({"outcome": "not_found", "what": "order h1"}));
+        assert_eq!((&not_found["client_id"], &not_found["reason"]), (&json!("h1"), &json!("order h1")));
+        let invalid =
+            command(json!({"wish": "kill", "reason": "r"}), json!({"outcome": "invalid", "field": "f", "reason": "g"}));
+        assert_eq!((&invalid["field"], &invalid["reason"]), (&json!("f"), &json!("g")));
+    }
+
+    #[test]
+    fn the_other_kinds_are_as_documented() {
+        let balance = json!({"event": "opening", "asset": "USDT", "total": "1", "opening": "1", "version": 1});
+        assert_eq!(
+            shown(balance),
+            json!({"kind": "opening", "asset": "USDT", "total": "1", "opening": "1", "version": 1})
+        );
+        assert_eq!(
+            shown(json!({"event": "alarm", "message": "m", "order": "h1", "robot": 2})),
+            json!({"kind": "alarm", "message": "m", "client_id": "h1", "robot": 2})
+        );
+        assert_eq!(shown(json!({"event": "started", "epoch": 3})), json!({"kind": "started", "epoch": 3}));
+        assert_eq!(
+            shown(json!({"event": "stopped", "epoch": 3, "unresolved": 1})),
+            json!({"kind": "stopped", "epoch": 3, "unresolved": 1})
+        );
+        assert_eq!(
+            shown(json!({"event": "strategy", "robot": 2, "state": {"kind": "dca", "steps": 4, "next_at": 5}})),
+            json!({"kind": "strategy", "robot": 2, "strategy": "dca", "steps": 4, "next_at_us": 5})
+        );
+    }
+}

@@ -186,10 +186,10 @@ impl Guards {
     }
 }
 
-pub struct Server {
+pub struct Server<S = MemoryStore> {
     pub address: SocketAddr,
     pub token: String,
-    pub store: Arc<MemoryStore>,
+    pub store: Arc<S>,
     pub hub: Arc<Hub>,
     pub guards: Arc<Guards>,
     pub draining: watch::Sender<Option<Drain>>,
@@ -211,7 +211,39 @@ pub fn settings() -> Settings {
 
 impl Server {
     pub async fn start(settings: Settings, window: usize) -> Self {
-        let store = Arc::new(MemoryStore::default());
+        Self::start_over(Arc::new(MemoryStore::default()), settings, window).await
+    }
+
+    /// Makes an account without events.
+    pub fn open_account(&self, account: i64) {
+        self.store.append(AccountId(account), &[]);
+    }
+
+    /// Commits and then publishes alarms with this text, as a driver does. Gives the account's head.
+    pub fn commit(&self, account: i64, count: usize, text: &str) -> i64 {
+        let mut heads = self.heads.lock().unwrap();
+        let head = heads.entry(AccountId(account)).or_default();
+        let events = alarms(*head, count, text);
+        *head += i64::try_from(count).unwrap();
+        self.store.append(AccountId(account), &events);
+        self.hub.publish(AccountId(account), events);
+        *head
+    }
+}
+
+/// So many events after number `head`.
+pub fn alarms(head: i64, count: usize, text: &str) -> Arc<[Recorded]> {
+    (head + 1..)
+        .take(count)
+        .map(|seq| {
+            let event = Event::Alarm { message: text.to_owned(), order: None, robot: None };
+            Recorded { seq: Seq(seq), at: Timestamp::from_micros(seq), event }
+        })
+        .collect()
+}
+
+impl<S: Store + 'static> Server<S> {
+    pub async fn start_over(store: Arc<S>, settings: Settings, window: usize) -> Self {
         let auth = Authenticator::new(Arc::clone(&store) as Arc<dyn Store>);
         let made = auth.create_key("test", Role::Viewer, Timestamp::from_micros(0)).await.unwrap();
         let hub = Arc::new(Hub::new(window));
@@ -250,27 +282,6 @@ impl Server {
             heads: Mutex::default(),
             _serving: serving,
         }
-    }
-
-    /// Makes an account without events.
-    pub fn open_account(&self, account: i64) {
-        self.store.append(AccountId(account), &[]);
-    }
-
-    /// Commits and then publishes alarms with this text, as a driver does. Gives the account's head.
-    pub fn commit(&self, account: i64, count: usize, text: &str) -> i64 {
-        let mut heads = self.heads.lock().unwrap();
-        let head = heads.entry(AccountId(account)).or_default();
-        let events: Arc<[Recorded]> = (0..count)
-            .map(|_| {
-                *head += 1;
-                let event = Event::Alarm { message: text.to_owned(), order: None, robot: None };
-                Recorded { seq: Seq(*head), at: Timestamp::from_micros(*head), event }
-            })
-            .collect();
-        self.store.append(AccountId(account), &events);
-        self.hub.publish(AccountId(account), events);
-        *head
     }
 
     pub async fn connect(&self) -> Client {
