@@ -41,7 +41,7 @@ pub struct Cli {
 pub struct Global {
     /// Directory with config.yaml [default: manifest/config, if there is one]
     ///
-    /// HOTGO_CONFIG, or GF_GCFG_PATH, says the same.
+    /// `HOTGO_CONFIG`, or `GF_GCFG_PATH`, says the same.
     #[arg(long, global = true, value_name = "DIR")]
     pub config: Option<PathBuf>,
     /// Data directory, instead of the configured one
@@ -128,9 +128,9 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let global = &cli.global;
     match &cli.command {
         Command::Http(args) => http::run(global, args),
-        Command::Migrate(args) => global.block_on(migrate::run(global, args)),
-        Command::Check => global.block_on(check::run(global)),
-        Command::Status(args) => global.block_on(status::run(global, args)),
+        Command::Migrate(args) => block_on(migrate::run(global, args)),
+        Command::Check => block_on(check::run(global)),
+        Command::Status(args) => block_on(status::run(global, args)),
         Command::Replay(args) => replay::run(global, args),
     }
 }
@@ -166,9 +166,9 @@ impl Global {
         tracing::info!(build_id = BUILD_ID, pid = std::process::id(), config_file = %file, "starting");
         Ok(metrics)
     }
+}
 
-    /// Runs a command that needs no second thread.
-    fn block_on(&self, command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
-    }
+/// Runs a command that needs no second thread.
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
