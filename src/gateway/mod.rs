@@ -1,5 +1,7 @@
 //! The way to a venue: a port, and an adapter per venue.
 
+pub mod paper;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

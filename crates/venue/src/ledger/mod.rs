@@ -1,0 +1,216 @@
+//! The venue's own durable memory: an append-only file from which everything else is rebuilt.
+//!
+//! Each line is `CRC32 JSON`: eight hex digits, a blank, and one [`Entry`]: all records of one operation. So an operation
+//! is in the file as a whole or not at all. Whoever answers a request has called [`Ledger::append`] for it before, which
+//! returns after `fdatasync`. A last line without a newline was never answered: it is cut off when the file is opened.
+//! Every other line that does not match its checksum is damage, and the ledger is not used.
+
+mod image;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crc::{CRC_32_ISO_HDLC, Crc, Table};
+
+pub use self::image::{AccountImage, Image, OrderImage, Post};
+use crate::record::{Entry, Record};
+use crate::state::State;
+
+static CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISO_HDLC);
+const VERSION: u32 = 1;
+/// Eight hex digits and a blank.
+const PREFIX: usize = 9;
+
+/// Why a ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file system refuses.
+    #[error("ledger {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another process has it open for writing.
+    #[error("ledger {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// A line in the middle does not match its checksum, or is not what this version writes.
+    #[error("ledger {}, line {line}: damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// In words.
+        reason: String,
+    },
+    /// A line is readable but contradicts the lines before it.
+    #[error("ledger {}, line {line}: contradiction: {reason}", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// In words.
+        reason: String,
+    },
+    /// An earlier write failed; what is in the file is unknown until it is opened again.
+    #[error("ledger {} failed before and is closed", .0.display())]
+    Failed(PathBuf),
+}
+
+/// A last line that was cut off when the file was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Torn {
+    /// Where it began.
+    pub offset: u64,
+    /// How long it was, in bytes.
+    pub bytes: u64,
+}
+
+/// What opening a ledger gives.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file, ready to be appended to.
+    pub ledger: Ledger,
+    /// What it says.
+    pub state: State,
+    /// The last line, if it was torn.
+    pub torn: Option<Torn>,
+}
+
+/// A ledger that is open for appending. The file is locked for as long as this lives.
+#[derive(Debug)]
+pub struct Ledger {
+    file: File,
+    path: PathBuf,
+    buffer: Vec<u8>,
+    failed: bool,
+}
+
+impl Ledger {
+    /// Opens or creates a ledger, reads it all, and cuts off a torn last line.
+    pub fn open(path: &Path) -> Result<Opened, LedgerError> {
+        let io = |source| LedgerError::Io { path: path.to_owned(), source };
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LedgerError::Locked(path.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        let mut state = State::default();
+        let good = replay(path, &file, |_, record| state.apply(record).map_err(|e| e.to_string()))?;
+        let length = file.metadata().map_err(io)?.len();
+        let torn = (length > good).then(|| Torn { offset: good, bytes: length.saturating_sub(good) });
+        if torn.is_some() {
+            file.set_len(good).map_err(io)?;
+            file.sync_all().map_err(io)?;
+        }
+        file.seek(SeekFrom::End(0)).map_err(io)?;
+        let mut ledger = Self { file, path: path.to_owned(), buffer: Vec::new(), failed: false };
+        if good == 0 {
+            ledger.append(&[vec![Record::Format { version: VERSION }]])?;
+            // The file's name must survive a power loss as well as its content.
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)?;
+        }
+        Ok(Opened { ledger, state, torn })
+    }
+
+    /// Writes these operations and returns once they are durable: one write and one `fdatasync` for all of them.
+    ///
+    /// After an error nothing is known of what is in the file, so every later call fails with [`LedgerError::Failed`]:
+    /// a kernel may drop the unwritten pages and report success the next time.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), LedgerError> {
+        if self.failed {
+            return Err(LedgerError::Failed(self.path.clone()));
+        }
+        let result = self.write(entries);
+        self.failed = result.is_err();
+        result.map_err(|source| LedgerError::Io { path: self.path.clone(), source })
+    }
+
+    fn write(&mut self, entries: &[Entry]) -> io::Result<()> {
+        self.buffer.clear();
+        for entry in entries {
+            let json = serde_json::to_vec(entry)?;
+            write!(self.buffer, "{:08x} ", CRC32.checksum(&json))?;
+            self.buffer.extend_from_slice(&json);
+            self.buffer.push(b'\n');
+        }
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(&self.buffer)?;
+        self.file.sync_data()
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reads a ledger without locking or changing it, also while another process appends. A torn last line is left out.
+pub fn read(path: &Path) -> Result<Image, LedgerError> {
+    let file = File::open(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+    let mut state = State::default();
+    let mut posts: Vec<(String, Post)> = Vec::new();
+    replay(path, &file, |_, record| {
+        if let Record::Post { account, post } = record {
+            posts.push((account.to_string(), post.clone()));
+        }
+        state.apply(record).map_err(|e| e.to_string())
+    })?;
+    let mut image = state.image();
+    for (label, post) in posts {
+        image.accounts.entry(label).or_default().posts.push(post);
+    }
+    Ok(image)
+}
+
+/// Hands every record of `file` to `each`, with the number of its line. Returns how many bytes of whole lines there are.
+fn replay(
+    path: &Path,
+    file: &File,
+    mut each: impl FnMut(u64, &Record) -> Result<(), String>,
+) -> Result<u64, LedgerError> {
+    let damaged = |line, reason: String| LedgerError::Damaged { path: path.to_owned(), line, reason };
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let (mut bytes, mut line, mut good) = (Vec::new(), 0_u64, 0_u64);
+    loop {
+        bytes.clear();
+        let read =
+            reader.read_until(b'\n', &mut bytes).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+        if read == 0 || bytes.pop() != Some(b'\n') {
+            return Ok(good);
+        }
+        line += 1;
+        let entry = parse(&bytes).map_err(|reason| damaged(line, reason))?;
+        if line == 1 && entry != [(Record::Format { version: VERSION })] {
+            return Err(damaged(line, format!("not a ledger of version {VERSION}")));
+        }
+        for record in &entry {
+            each(line, record).map_err(|reason| LedgerError::Contradiction { path: path.to_owned(), line, reason })?;
+        }
+        good = good.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Entry, String> {
+    let (prefix, json) = line.split_at_checked(PREFIX).ok_or("too short")?;
+    let stated = std::str::from_utf8(prefix)
+        .ok()
+        .and_then(|text| text.strip_suffix(' '))
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+        .ok_or("no checksum")?;
+    if stated != CRC32.checksum(json) {
+        return Err("the checksum does not match".into());
+    }
+    serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! The built-in simulated venue.
+//!
+//! One [`PaperVenue`] per process owns a [`venue::exchange::Exchange`], which lives on a thread of its own
+//! ([`PaperDriver`]): it drains a bounded queue, applies everything that waits, makes the ledger durable once, and only then
+//! answers. A [`PaperGateway`] per account is the port to it. Latency and most faults are on the gateway's side, where a
+//! network would be; late processing is on the venue's side, so that it happens also when nobody waits any more.
+//!
+//! When the ledger cannot be written, the venue is like one that is down: nothing is answered until it is opened anew.
+
+mod driver;
+mod streams;
+
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use trading::exchange::{
+    CancelResult, Fill, NewOrder, OrderReport, QueryResult, SendResult, StreamEvent, VenueBalance,
+};
+use trading::ids::{ClientOrderId, TradeId};
+use trading::market::{Asset, Market, Symbol, SymbolInfo};
+use trading::time::Timestamp;
+use venue::exchange::{Exchange, Refusal, Settings, check_opening};
+use venue::faults::{Faults, Fired, Injector, Request};
+use venue::ledger::{Ledger, LedgerError};
+
+pub use self::driver::PaperDriver;
+use self::driver::{Core, Message};
+use super::{Gateway, GatewayError, RequestWindow};
+use crate::config::PaperConfig;
+
+/// How many requests and market events may wait for the venue's thread.
+const QUEUE: usize = 4096;
+/// How many events of an account's stream may wait for its consumer.
+const STREAM_QUEUE: usize = 1024;
+
+/// Why the simulated venue cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PaperError {
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A fee of 100% or more.
+    #[error("venue.paper: a fee of {0} basis points is not below 10000")]
+    Fee(u32),
+    /// An opening balance that is not computed with exactly.
+    #[error("venue.paper.opening: {0}")]
+    Opening(Refusal),
+    /// The thread's own timer cannot be made.
+    #[error("the venue's thread cannot start: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Faults are not allowed by the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("faults are not allowed: venue.paper.allow_faults is off")]
+pub struct FaultsForbidden;
+
+/// A handle to the simulated venue. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct PaperVenue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: mpsc::Sender<Message>,
+    stop: CancellationToken,
+    injector: Arc<Mutex<Injector>>,
+    held: watch::Sender<bool>,
+    window: RequestWindow,
+    latency: Duration,
+    opening: Vec<VenueBalance>,
+    symbols: Vec<SymbolInfo>,
+    allow_faults: bool,
+    ledger: PathBuf,
+}
+
+fn lock(injector: &Mutex<Injector>) -> MutexGuard<'_, Injector> {
+    injector.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PaperVenue {
+    /// Opens the venue with its ledger. Nothing is answered until the driver runs.
+    ///
+    /// Reads the whole ledger: call it where blocking is allowed.
+    pub fn open(
+        ledger: &Path,
+        symbols: Vec<SymbolInfo>,
+        config: &PaperConfig,
+        window: RequestWindow,
+    ) -> Result<(Self, PaperDriver), PaperError> {
+        if let Some(fee) = [config.maker_fee_bps, config.taker_fee_bps].into_iter().find(|bps| *bps >= 10_000) {
+            return Err(PaperError::Fee(fee));
+        }
+        let opening: Vec<VenueBalance> = config
+            .opening
+            .iter()
+            .map(|(asset, total)| VenueBalance { asset: Asset::new(asset), total: *total })
+            .collect();
+        check_opening(&opening).map_err(PaperError::Opening)?;
+        let opened = Ledger::open(ledger)?;
+        if let Some(torn) = opened.torn {
+            tracing::warn!(ledger = %ledger.display(), torn.offset, torn.bytes, "cut off the venue ledger's torn last line");
+        }
+        let settings = Settings {
+            symbols: symbols.clone(),
+            maker_fee_bps: config.maker_fee_bps,
+            taker_fee_bps: config.taker_fee_bps,
+            recv_window: window.recv_window,
+        };
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let stop = CancellationToken::new();
+        let injector = Arc::new(Mutex::new(Injector::default()));
+        let core = Core::new(Exchange::new(settings, opened.state), Arc::clone(&injector));
+        let driver = PaperDriver::new(core, opened.ledger, messages, stop.clone());
+        let shared = Shared {
+            queue,
+            stop,
+            injector,
+            held: watch::Sender::new(false),
+            window,
+            latency: Duration::from_millis(config.latency_ms),
+            opening,
+            symbols,
+            allow_faults: config.allow_faults,
+            ledger: ledger.to_owned(),
+        };
+        Ok((Self { shared: Arc::new(shared) }, driver))
+    }
+
+    /// The port of one account, which is opened if there is none of this label.
+    ///
+    /// Cancel safety: the account may be opened all the same, which does no harm.
+    pub async fn gateway(&self, label: &str) -> Result<PaperGateway, GatewayError> {
+        let (account, opening) = (label.to_owned(), self.shared.opening.clone());
+        let work = move |core: &mut Core, now| core.exchange.open_account(&account, &opening, now);
+        self.shared
+            .ask(Plan::default(), work)
+            .await?
+            .map_err(|refusal| GatewayError::Unavailable(refusal.to_string()))?;
+        Ok(PaperGateway { shared: Arc::clone(&self.shared), account: label.into() })
+    }
+
+    /// Hands a market event to the venue. Waits while its queue is full, so that a fast feed is held back and not dropped.
+    ///
+    /// Cancel safety: the event is handed over as a whole or not at all.
+    pub async fn on_market(&self, market: Arc<Market>) -> Result<(), GatewayError> {
+        let message = Message::Market(market);
+        self.shared.queue.send(message).await.map_err(|_| GatewayError::Closed)
+    }
+
+    /// Replaces all faults. Answers that were held back go out once the new faults do not hold them.
+    pub fn set_faults(&self, faults: Faults) -> Result<(), FaultsForbidden> {
+        if !self.shared.allow_faults {
+            return Err(FaultsForbidden);
+        }
+        let held = faults.hold_answers.is_some();
+        lock(&self.shared.injector).set(faults);
+        self.shared.held.send_replace(held);
+        Ok(())
+    }
+
+    /// The faults that are set, with the times that they have left, and how often each fired.
+    pub fn faults(&self) -> (Faults, Fired) {
+        let injector = lock(&self.shared.injector);
+        (injector.faults().clone(), injector.fired())
+    }
+
+    /// Where the ledger is.
+    pub fn ledger(&self) -> &Path {
+        &self.shared.ledger
+    }
+
+    /// Lets the driver end: it takes nothing new, answers what is queued, and returns. Requests whose processing is delayed
+    /// by a fault are lost.
+    pub fn close(&self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// What befalls one request.
+#[derive(Debug, Default)]
+struct Plan {
+    drop_request: bool,
+    delay_processing: Option<Duration>,
+    drop_answer: bool,
+    delay_answer: Option<Duration>,
+    hold_answer: bool,
+}
+
+impl Plan {
+    fn of(injector: &mut Injector, request: Request) -> Self {
+        if injector.drops_request(request) {
+            return Self { drop_request: true, ..Self::default() };
+        }
+        Self {
+            drop_request: false,
+            delay_processing: injector.delays_processing(request),
+            drop_answer: injector.drops_answer(request),
+            delay_answer: injector.delays_answer(request),
+            hold_answer: injector.holds_answer(request),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Lost {
+    /// The request did not leave.
+    NotSent(&'static str),
+    /// The request left.
+    NoAnswer(&'static str),
+    /// The venue is closed. The request did not leave.
+    Closed,
+}
+
+impl From<Lost> for GatewayError {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::NotSent(reason) | Lost::NoAnswer(reason) => GatewayError::Unavailable(reason.to_owned()),
+            Lost::Closed => GatewayError::Closed,
+        }
+    }
+}
+
+impl Shared {
+    /// Has the venue's thread do `work`, and waits for its result until the request's time is up.
+    async fn ask<T: Send + 'static>(
+        &self,
+        plan: Plan,
+        work: impl FnOnce(&mut Core, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let deadline = Instant::now() + self.window.request_timeout;
+        let answer = if plan.drop_request {
+            None
+        } else {
+            let permit = timeout_at(deadline, self.queue.reserve()).await;
+            let permit = permit.map_err(|_| Lost::NotSent("the venue's queue is full"))?.map_err(|_| Lost::Closed)?;
+            let (reply, answer) = oneshot::channel();
+            let work = Box::new(move |core: &mut Core, now| {
+                let result = work(core, now);
+                // Nobody may be waiting any more, which is no concern of the venue's.
+                Box::new(move || drop(reply.send(result))) as driver::Answer
+            });
+            permit.send(Message::Work { work, delay: plan.delay_processing });
+            Some(answer)
+        };
+        let arrival = async {
+            let Some(answer) = answer.filter(|_| !plan.drop_answer) else { return pending().await };
+            let result = answer.await.map_err(|_| Lost::NoAnswer("the venue is down"))?;
+            sleep(self.latency + plan.delay_answer.unwrap_or_default()).await;
+            if plan.hold_answer {
+                // The sender lives in `self`, so this ends with a release only.
+                drop(self.held.subscribe().wait_for(|held| !held).await);
+            }
+            Ok(result)
+        };
+        timeout_at(deadline, arrival).await.unwrap_or(Err(Lost::NoAnswer("no answer in time")))
+    }
+}
+
+/// One account's port to the simulated venue.
+#[derive(Debug, Clone)]
+pub struct PaperGateway {
+    shared: Arc<Shared>,
+    account: Arc<str>,
+}
+
+impl PaperGateway {
+    /// Asks on behalf of this account, with the faults that are set.
+    async fn ask<T: Send + 'static>(
+        &self,
+        request: Request,
+        work: impl FnOnce(&mut Core, &str, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let plan = Plan::of(&mut lock(&self.shared.injector), request);
+        let account = Arc::clone(&self.account);
+        self.shared.ask(plan, move |core, now| work(core, &account, now)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core, &str, Timestamp) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, GatewayError> {
+        let answer = self.ask(Request::Read, work).await?;
+        answer.map_err(|refusal| GatewayError::Unavailable(refusal.to_string()))
+    }
+}
+
+#[async_trait]
+impl Gateway for PaperGateway {
+    fn window(&self) -> RequestWindow {
+        self.shared.window
+    }
+
+    async fn symbols(&self) -> Result<Vec<SymbolInfo>, GatewayError> {
+        let symbols = self.shared.symbols.clone();
+        self.read(move |_, _, _| Ok(symbols)).await
+    }
+
+    async fn balances(&self) -> Result<Vec<VenueBalance>, GatewayError> {
+        self.read(|core, account, _| core.exchange.balances(account)).await
+    }
+
+    async fn send(&self, order: &NewOrder) -> SendResult {
+        let order = order.clone();
+        match self.ask(Request::Post, move |core, account, now| core.submit(account, &order, now)).await {
+            Ok(Ok(report)) => SendResult::Accepted(report),
+            Ok(Err(refusal)) if refusal.is_definitive() => {
+                SendResult::Refused { code: refusal.code, reason: refusal.reason }
+            }
+            Ok(Err(refusal)) => SendResult::Unknown { reason: refusal.to_string() },
+            Err(Lost::NoAnswer(reason)) => SendResult::Unknown { reason: reason.to_owned() },
+            Err(Lost::NotSent(reason)) => SendResult::NotSent { reason: reason.to_owned() },
+            Err(Lost::Closed) => SendResult::NotSent { reason: "the venue is closed".to_owned() },
+        }
+    }
+
+    async fn cancel(&self, symbol: &Symbol, client_id: &ClientOrderId) -> CancelResult {
+        let (symbol, client_id) = (symbol.clone(), client_id.clone());
+        let work = move |core: &mut Core, account: &str, now| core.exchange.cancel(account, &symbol, &client_id, now);
+        match self.ask(Request::Cancel, work).await {
+            Ok(Ok(report)) => CancelResult::Canceled(report),
+            Ok(Err(Refusal { code: -2011, .. })) => CancelResult::UnknownOrder,
+            Ok(Err(refusal)) => CancelResult::Refused { reason: refusal.to_string() },
+            Err(lost) => CancelResult::Unknown { reason: GatewayError::from(lost).to_string() },
+        }
+    }
+
+    async fn query(&self, symbol: &Symbol, client_id: &ClientOrderId, thorough: bool) -> QueryResult {
+        let (symbol, client_id) = (symbol.clone(), client_id.clone());
+        let work = move |core: &mut Core, account: &str, _| core.query(account, &symbol, &client_id);
+        match self.ask(Request::Query, work).await {
+            Ok(Ok(report)) => QueryResult::Found(report),
+            // One look-up sees every order that ever was, so every "no" of this venue is a thorough one when asked for.
+            Ok(Err(Refusal { code: -2013, .. })) => QueryResult::NotFound { thorough },
+            Ok(Err(refusal)) => QueryResult::Failed { reason: refusal.to_string() },
+            Err(lost) => QueryResult::Failed { reason: GatewayError::from(lost).to_string() },
+        }
+    }
+
+    async fn open_orders(&self) -> Result<Vec<OrderReport>, GatewayError> {
+        self.read(|core, account, _| core.exchange.open_orders(account)).await
+    }
+
+    async fn fills(&self, symbol: &Symbol, after: Option<TradeId>, limit: u32) -> Result<Vec<Fill>, GatewayError> {
+        let (symbol, limit) = (symbol.clone(), usize::try_from(limit).unwrap_or(usize::MAX));
+        self.read(move |core, account, _| core.fills(account, &symbol, after, limit)).await
+    }
+
+    async fn subscribe(&self) -> Result<mpsc::Receiver<StreamEvent>, GatewayError> {
+        let (events, receiver) = mpsc::channel(STREAM_QUEUE);
+        let account = Arc::clone(&self.account);
+        self.read(move |core, _, _| {
+            core.streams.add(account, events);
+            Ok(receiver)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

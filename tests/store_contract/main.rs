@@ -1,0 +1,15 @@
+//! What every store promises, run against each adapter, and what is SQLite's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::disallowed_methods,
+    reason = "tests"
+)]
+
+mod data;
+mod fold;
+mod sqlite;
+mod suite;

@@ -1,0 +1,341 @@
+//! The contract on SQLite, and what is SQLite's own: files, schemas, a full disk.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::future::join;
+use hotgo::store::migrate::{SCHEMA_MAX, Schema, State};
+use hotgo::store::sqlite::{OpenError, OpenOptions, SqliteStore, integrity_check};
+use hotgo::store::{CommitError, Store};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use sqlx::migrate::Migrator;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use trading::event::Event;
+use trading::ids::Seq;
+
+use crate::data::{Held, alarm, order};
+use crate::fold;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A store with its writer running.
+struct Running {
+    store: SqliteStore,
+    writer: JoinSet<()>,
+    path: PathBuf,
+    directory: Option<TempDir>,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hotgo.db");
+        let mut running = Self::open(&path, OpenOptions::default()).await.unwrap();
+        running.directory = Some(directory);
+        running
+    }
+
+    async fn open(path: &Path, options: OpenOptions) -> Result<Self, OpenError> {
+        let (store, writer) = SqliteStore::open(path, options).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run());
+        Ok(Self { store, writer: tasks, path: path.to_owned(), directory: None })
+    }
+
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    /// Closes, and checks that the writer ends and the file is whole.
+    async fn stop(mut self) {
+        self.store.close().await;
+        tokio::time::timeout(DEADLINE, self.writer.join_next()).await.unwrap().unwrap().unwrap();
+        integrity_check(&self.path).await.unwrap();
+    }
+
+    async fn reopen(mut self) -> Self {
+        let directory = self.directory.take();
+        let path = self.path.clone();
+        self.stop().await;
+        let mut next = Self::open(&path, OpenOptions::default()).await.unwrap();
+        next.directory = directory;
+        next
+    }
+}
+
+crate::suite::contract!(Running::start);
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_reopening_without_a_close() {
+    let running = Running::start().await;
+    let (held, robot) = Held::with_robot(running.store()).await;
+    let before = running.store().load(held.account.id).await.unwrap();
+    let Running { store, mut writer, path, directory } = running;
+    writer.abort_all();
+    while writer.join_next().await.is_some() {}
+    drop(store);
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    assert_eq!(running.store().load(held.account.id).await.unwrap(), before);
+    assert_eq!(running.store().robots(None).await.unwrap(), [robot]);
+    running.stop().await;
+    drop(directory);
+}
+
+#[test]
+fn the_tables_are_the_fold_of_the_events() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut runner = TestRunner::new(Config { cases: 24, failure_persistence: None, ..Config::default() });
+    let input = (fold::steps(), fold::steps(), 1_usize..12);
+    runner
+        .run(&input, |(one, two, chunk)| {
+            runtime.block_on(async {
+                let running = Running::start().await;
+                let store = running.store();
+                let (mut a, mut b) = (Held::new(store).await, Held::new(store).await);
+                let (ours, theirs) = (fold::events(a.account.id, &one), fold::events(b.account.id, &two));
+                // Two accounts at once, so that their commits meet in one transaction.
+                let (first, second) =
+                    join(commit_all(&mut a, store, &ours, chunk), commit_all(&mut b, store, &theirs, 3)).await;
+                first.unwrap();
+                second.unwrap();
+                let running = running.reopen().await;
+                for (held, events) in [(&a, &ours), (&b, &theirs)] {
+                    let id = held.account.id;
+                    prop_assert_eq!(running.store().load(id).await.unwrap(), fold::snapshot(id, events));
+                    let stored = running.store().events(id, Seq(0), 1000).await.unwrap();
+                    prop_assert_eq!(&stored.into_iter().map(|stored| stored.event).collect::<Vec<_>>(), events);
+                }
+                running.stop().await;
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+async fn commit_all(held: &mut Held, store: &dyn Store, events: &[Event], chunk: usize) -> Result<(), CommitError> {
+    for part in events.chunks(chunk) {
+        held.commit(store, part.to_vec()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_does_not_fit_and_takes_what_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    let options = OpenOptions { max_pages: Some(150), ..OpenOptions::default() };
+    let running = Running::open(&path, options).await.unwrap();
+    let (mut held, robot) = Held::with_robot(running.store()).await;
+    let result = held.commit(running.store(), vec![alarm("x".repeat(1 << 20))]).await;
+    assert!(matches!(result, Err(CommitError::Full)), "{result:?}");
+    held.commit(running.store(), vec![Event::Order(order(robot.id, 1))]).await.unwrap();
+    // Until nothing fits any more; then there is room again.
+    let mut n = 2;
+    while held.commit(running.store(), vec![Event::Order(order(robot.id, n))]).await.is_ok() {
+        n += 1;
+        assert!(n < 1000, "the disk is never full");
+    }
+    let before = running.store().load(held.account.id).await.unwrap();
+    running.stop().await;
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    assert_eq!(running.store().load(held.account.id).await.unwrap(), before);
+    held.commit(running.store(), vec![Event::Order(order(robot.id, n))]).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_commit_that_is_given_up_leaves_the_store_working() {
+    let running = Running::start().await;
+    let (mut held, _) = Held::with_robot(running.store()).await;
+    {
+        let mut abandoned = Box::pin(running.store.commit(held.next(vec![alarm("abandoned")])));
+        // Polled once: it waits in the queue when it is dropped.
+        assert!(futures_util::poll!(&mut abandoned).is_pending());
+    }
+    held.seq = tokio::time::timeout(DEADLINE, async {
+        running.store().ping().await.unwrap();
+        held.head(running.store()).await
+    })
+    .await
+    .unwrap();
+    assert_eq!(held.seq, 2);
+    held.commit(running.store(), vec![alarm("next")]).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn commits_accepted_before_close_are_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    let (held, _) = Held::with_robot(running.store()).await;
+    let last = running.store.commit(held.next(vec![alarm("last")]));
+    let (result, ()) = join(last, running.store.close()).await;
+    result.unwrap();
+    drop(running);
+    assert_eq!(std::fs::metadata(path.with_extension("db-wal")).map_or(0, |file| file.len()), 0, "not checkpointed");
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    assert_eq!(held.head(running.store()).await, 2);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn only_its_owner_can_read_the_database() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let running = Running::start().await;
+    let (_held, _robot) = Held::with_robot(running.store()).await;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = running.path.clone().into_os_string();
+        name.push(suffix);
+        let mode = std::fs::metadata(&name).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", name.display());
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_as_such_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = async |path: &Path| SqliteStore::open(path, OpenOptions::default()).await.map(drop);
+
+    let text = directory.path().join("text.db");
+    std::fs::write(&text, "this is no database, but somebody's file").unwrap();
+    assert!(matches!(open(&text).await, Err(OpenError::Damaged { path, .. }) if path == text));
+    assert_eq!(std::fs::read(&text).unwrap(), b"this is no database, but somebody's file");
+
+    let path = directory.path().join("hotgo.db");
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    let whole = std::fs::read(&path).unwrap();
+    let mut scribbled = whole.clone();
+    scribbled[4096 * 2..4096 * 6].fill(0xA5);
+    std::fs::write(&path, &scribbled).unwrap();
+    assert!(matches!(open(&path).await, Err(OpenError::Damaged { .. })));
+    assert!(matches!(integrity_check(&path).await, Err(OpenError::Damaged { .. })));
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(matches!(open(&path).await, Err(OpenError::Damaged { .. })));
+    std::fs::write(&path, &whole).unwrap();
+    open(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_missing_is_not_writable() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing/hotgo.db");
+    let result = SqliteStore::open(&path, OpenOptions::default()).await.map(drop);
+    assert!(matches!(result, Err(OpenError::NotWritable { .. })), "{result:?}");
+}
+
+/// Pretends that a release applied a migration that this binary does not have.
+fn apply_unknown(path: &Path, version: i64) {
+    let database = rusqlite::Connection::open(path).unwrap();
+    database
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (?1, 'future', true, x'00', 1)",
+            [version],
+        )
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_accepted_within_the_range_and_refused_beyond_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    apply_unknown(&path, SCHEMA_MAX);
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    let status = Schema::default().status(&path).await.unwrap();
+    assert_eq!(status.last().map(|step| step.state), Some(State::Unknown));
+    apply_unknown(&path, SCHEMA_MAX + 1);
+    for migrate in [true, false] {
+        let options = OpenOptions { migrate, ..OpenOptions::default() };
+        let result = SqliteStore::open(&path, options).await.map(drop);
+        assert!(matches!(&result, Err(OpenError::TooNew { found, .. }) if *found == SCHEMA_MAX + 1), "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_schema_within_the_range_works_without_migrating() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    let all: Migrator = sqlx::migrate!("migrations/sqlite");
+    let first = Schema::new(Migrator::with_migrations(all.iter().take(1).cloned().collect()), 1..=1);
+    let old = OpenOptions { schema: first, ..OpenOptions::default() };
+    Running::open(&path, old).await.unwrap().stop().await;
+
+    let stay = || OpenOptions { migrate: false, ..OpenOptions::default() };
+    let running = Running::open(&path, stay()).await.unwrap();
+    let (held, robot) = Held::with_robot(running.store()).await;
+    running.stop().await;
+    let pending = |steps: &[hotgo::store::migrate::Step]| steps.iter().filter(|s| s.state == State::Pending).count();
+    assert!(pending(&Schema::default().status(&path).await.unwrap()) > 0);
+
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    assert_eq!(running.store().load(held.account.id).await.unwrap().robots, [robot]);
+    running.stop().await;
+    assert_eq!(pending(&Schema::default().status(&path).await.unwrap()), 0);
+}
+
+#[tokio::test]
+async fn an_empty_database_needs_migrations() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    let options = OpenOptions { migrate: false, ..OpenOptions::default() };
+    let result = SqliteStore::open(&path, options).await.map(drop);
+    assert!(matches!(result, Err(OpenError::NeedsMigration { found: 0, .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_migration_whose_text_changed_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database.execute("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1", []).unwrap();
+    let result = SqliteStore::open(&path, OpenOptions::default()).await.map(drop);
+    assert!(matches!(result, Err(OpenError::Altered { version: 1 })), "{result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_lock_that_is_never_freed_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    std::fs::write(&path, []).unwrap();
+    let lock = std::fs::File::create(directory.path().join("hotgo.db.migrate.lock")).unwrap();
+    lock.lock().unwrap();
+    assert!(matches!(Schema::default().up(&path).await, Err(OpenError::Locked(_))));
+}
+
+const CHILD_DATABASE: &str = "STORE_CONTRACT_CHILD_DATABASE";
+
+/// Not a test of its own: what each process of the next test does.
+#[tokio::test]
+#[ignore = "run by two_processes_may_migrate_at_once"]
+async fn migrate_as_a_child() {
+    let path = PathBuf::from(std::env::var(CHILD_DATABASE).unwrap());
+    let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await.unwrap();
+    drop(store);
+    writer.run().await;
+}
+
+#[tokio::test]
+async fn processes_may_migrate_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hotgo.db");
+    let child = || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "sqlite::migrate_as_a_child"])
+            .env(CHILD_DATABASE, &path)
+            .spawn()
+            .unwrap()
+    };
+    let children: Vec<_> = (0..4).map(|_| child()).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let steps = Schema::default().status(&path).await.unwrap();
+    assert!(!steps.is_empty() && steps.iter().all(|step| step.state == State::Applied), "{steps:?}");
+}
