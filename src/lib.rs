@@ -1,6 +1,7 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
 pub mod admin;
+pub mod audit;
 pub mod build_info;
 pub mod cli;
 pub mod config;

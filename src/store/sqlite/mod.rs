@@ -8,6 +8,7 @@
 //! 4. After an I/O error nothing is written until the store is opened again. The kernel drops pages that it could not write
 //!    and SQLite lets the next commit succeed as if nothing had happened ("fsyncgate"): only recovery from the file tells.
 
+mod dump;
 mod lease;
 mod open;
 mod read;
@@ -31,6 +32,7 @@ use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::Robot;
 
+pub use dump::{StoredRow, dump};
 pub use open::{OpenError, OpenOptions, integrity_check};
 pub use writer::Writer;
 

@@ -18,22 +18,23 @@ use trading::time::Timestamp;
 
 use crate::store::{Account, ApiKey, FillFilter, Head, OrderFilter, StoreError, StoredFill};
 
-type Read<T> = Result<T, StoreError>;
+pub(super) type Read<T> = Result<T, StoreError>;
 
 /// The most rows that one call gives, whatever it asks for.
 const MAX_LIMIT: u32 = 10_000;
 
-const ACCOUNT: &str = "SELECT id, venue, label FROM hg_trading_account";
-const ROBOT: &str = "SELECT id, account, name, symbol, config, limits, desired_state, run_state, reason, stop_policy,
+pub(super) const ACCOUNT: &str = "SELECT id, venue, label FROM hg_trading_account";
+pub(super) const ROBOT: &str =
+    "SELECT id, account, name, symbol, config, limits, desired_state, run_state, reason, stop_policy,
     decision_seq, webhook_hash, created_at, version FROM hg_trading_robot";
-const ORDER: &str =
+pub(super) const ORDER: &str =
     "SELECT client_id, account, robot, decision, leg, generation, symbol, side, kind, price, stop_price, tif,
     qty, status, cancel_state, attempt, epoch, sent_at, deadline, expires_at, venue_id, filled, filled_quote, reported,
     reason, created_at, updated_at, version FROM hg_trading_order";
-const FILL: &str =
+pub(super) const FILL: &str =
     "SELECT id, account, robot, client_id, venue_id, symbol, trade_id, side, price, qty, fee, fee_asset, maker,
     at FROM hg_trading_fill";
-const POSITION: &str = "SELECT robot, symbol, qty, cost, realized, fees, version FROM hg_trading_position";
+pub(super) const POSITION: &str = "SELECT robot, symbol, qty, cost, realized, fees, version FROM hg_trading_position";
 const BALANCE: &str = "SELECT asset, total, opening, version FROM hg_trading_balance";
 /// The same condition as that of the index `hg_trading_order_live`.
 const LIVE: &str = "status IN ('INTENT', 'SENDING', 'UNKNOWN', 'OPEN', 'PARTIAL')";
@@ -43,22 +44,22 @@ fn corrupt(what: impl std::fmt::Display) -> StoreError {
 }
 
 /// Reads a name, a number in words, or anything else that serde writes as one string.
-pub(super) fn parse<T: for<'de> Deserialize<'de>>(text: &str) -> Read<T> {
+fn parse<T: for<'de> Deserialize<'de>>(text: &str) -> Read<T> {
     T::deserialize(StrDeserializer::<ValueError>::new(text)).map_err(|error| corrupt(format!("`{text}`: {error}")))
 }
 
 /// A row's columns in their order.
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     row: &'a SqliteRow,
     next: usize,
 }
 
 impl<'a> Columns<'a> {
-    fn of(row: &'a SqliteRow) -> Self {
+    pub(super) fn of(row: &'a SqliteRow) -> Self {
         Self { row, next: 0 }
     }
 
-    fn get<T: sqlx::Decode<'a, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&mut self) -> Read<T> {
+    pub(super) fn get<T: sqlx::Decode<'a, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&mut self) -> Read<T> {
         self.next += 1;
         self.row.try_get(self.next - 1).map_err(corrupt)
     }
@@ -71,7 +72,7 @@ impl<'a> Columns<'a> {
         self.get::<Option<&str>>()?.map(parse).transpose()
     }
 
-    fn json<T: DeserializeOwned>(&mut self) -> Read<T> {
+    pub(super) fn json<T: DeserializeOwned>(&mut self) -> Read<T> {
         serde_json::from_str(self.get::<&str>()?).map_err(corrupt)
     }
 
@@ -84,12 +85,12 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn to_account(row: &SqliteRow) -> Read<Account> {
+pub(super) fn to_account(row: &SqliteRow) -> Read<Account> {
     let mut row = Columns::of(row);
     Ok(Account { id: AccountId(row.get()?), venue: row.get()?, label: row.get()? })
 }
 
-fn to_robot(row: &SqliteRow) -> Read<Robot> {
+pub(super) fn to_robot(row: &SqliteRow) -> Read<Robot> {
     let mut row = Columns::of(row);
     Ok(Robot {
         id: RobotId(row.get()?),
@@ -120,7 +121,7 @@ fn to_kind(row: &mut Columns<'_>) -> Read<OrderKind> {
     }
 }
 
-fn to_order(row: &SqliteRow) -> Read<Order> {
+pub(super) fn to_order(row: &SqliteRow) -> Read<Order> {
     let mut row = Columns::of(row);
     Ok(Order {
         client_id: row.parse()?,
@@ -151,7 +152,7 @@ fn to_order(row: &SqliteRow) -> Read<Order> {
     })
 }
 
-fn to_fill(row: &SqliteRow) -> Read<StoredFill> {
+pub(super) fn to_fill(row: &SqliteRow) -> Read<StoredFill> {
     let mut row = Columns::of(row);
     Ok(StoredFill {
         row: row.get()?,
@@ -173,7 +174,7 @@ fn to_fill(row: &SqliteRow) -> Read<StoredFill> {
     })
 }
 
-fn to_position(row: &SqliteRow) -> Read<Position> {
+pub(super) fn to_position(row: &SqliteRow) -> Read<Position> {
     let mut row = Columns::of(row);
     Ok(Position {
         robot: RobotId(row.get()?),
@@ -186,14 +187,20 @@ fn to_position(row: &SqliteRow) -> Read<Position> {
     })
 }
 
-fn to_balance(row: &SqliteRow) -> Read<Balance> {
-    let mut row = Columns::of(row);
+pub(super) fn to_balance(row: &mut Columns<'_>) -> Read<Balance> {
     Ok(Balance { asset: row.parse()?, total: row.parse()?, opening: row.parse()?, version: row.get()? })
 }
 
-fn to_event(row: &SqliteRow) -> Read<Recorded> {
-    let mut row = Columns::of(row);
+pub(super) fn to_event(row: &mut Columns<'_>) -> Read<Recorded> {
     Ok(Recorded { seq: Seq(row.get()?), at: row.time()?, event: row.json()? })
+}
+
+pub(super) fn to_record(row: &mut Columns<'_>) -> Read<Record> {
+    Ok(Record {
+        command: Command { source: row.get()?, dedup_key: row.get()?, wish: row.json()? },
+        received_at: row.time()?,
+        outcome: row.json()?,
+    })
 }
 
 fn to_state(row: &SqliteRow) -> Read<(RobotId, StrategyState)> {
@@ -329,7 +336,7 @@ pub(super) async fn positions(pool: &SqlitePool, account: Option<AccountId>) -> 
 }
 
 pub(super) async fn balances(pool: &SqlitePool, account: AccountId) -> Read<Vec<Balance>> {
-    balances_query(account).all(pool, to_balance).await
+    balances_query(account).all(pool, |row| to_balance(&mut Columns::of(row))).await
 }
 
 fn balances_query(account: AccountId) -> Query {
@@ -341,7 +348,7 @@ pub(super) async fn events(pool: &SqlitePool, account: AccountId, since: Seq, li
         .filter("account = ?", Some(account.0))
         .filter("seq > ?", Some(since.0))
         .page("seq", limit)
-        .all(pool, to_event)
+        .all(pool, |row| to_event(&mut Columns::of(row)))
         .await
 }
 
@@ -358,18 +365,10 @@ async fn last_seq<'e>(on: impl SqliteExecutor<'e>, account: AccountId) -> Read<S
 }
 
 pub(super) async fn command(pool: &SqlitePool, source: &str, dedup_key: &str) -> Read<Option<Record>> {
-    let to_record = |row: &SqliteRow| {
-        let mut row = Columns::of(row);
-        Ok(Record {
-            command: Command { source: row.get()?, dedup_key: row.get()?, wish: row.json()? },
-            received_at: row.time()?,
-            outcome: row.json()?,
-        })
-    };
     Query::new("SELECT source, dedup_key, payload, received_at, detail FROM hg_trading_signal")
         .filter("source = ?", Some(source))
         .filter("dedup_key = ?", Some(dedup_key))
-        .one(pool, to_record)
+        .one(pool, |row| to_record(&mut Columns::of(row)))
         .await
 }
 
@@ -406,7 +405,7 @@ pub(super) async fn load(pool: &SqlitePool, account: AccountId) -> Read<Snapshot
             .all(&mut *tx, to_order)
             .await?,
         positions: of_account(POSITION).part("\n", "ORDER BY robot, symbol").all(&mut *tx, to_position).await?,
-        balances: balances_query(account).all(&mut *tx, to_balance).await?,
+        balances: balances_query(account).all(&mut *tx, |row| to_balance(&mut Columns::of(row))).await?,
         recent_trades: recent_trades(account).all(&mut *tx, to_trade).await?,
     };
     tx.rollback().await?;
