@@ -10,7 +10,6 @@ fn git(args: &[&str]) -> Option<String> {
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }
 
-#[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 fn main() {
     println!("cargo:rerun-if-env-changed=HOTGO_BUILD_ID");
     let watched = ["build.rs", "Cargo.toml", "Cargo.lock", "src", "crates", "migrations", "manifest"];

@@ -1,12 +1,12 @@
 //! The trading server. `main.rs` dispatches; `boot` wires; every other module is a feature or a port.
 
 pub mod admin;
+pub mod audit;
 pub mod auth;
 pub mod boot;
 pub mod build_info;
 pub mod cli;
 pub mod clock;
-pub mod audit;
 pub mod config;
 pub mod engines;
 pub mod failpoints;

@@ -59,7 +59,7 @@ fn help_names_every_command_and_every_exit_code() {
     let output = main_in(dir.path(), &["--help"]);
     ends_with(&output, 0);
     let text = stdout(&output);
-    for command in ["http", "migrate", "check", "status", "replay"] {
+    for command in ["http", "migrate", "check", "audit", "status", "replay"] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is missing in:\n{text}");
     }
     for code in hotgo::cli::ExitCode::ALL {
@@ -197,6 +197,28 @@ fn a_newer_schema_ends_with_6_and_a_damaged_database_with_5() {
     }
     std::fs::write(&database, b"this is no database, but it is long enough to have a header of its own").unwrap();
     ends_with(&main_in(dir.path(), &["check"]), 5);
+}
+
+#[test]
+fn audit_needs_both_ledgers_and_calls_a_damaged_one_damaged() {
+    let dir = TempDir::new().unwrap();
+    let output = main_in(dir.path(), &["audit"]);
+    ends_with(&output, 4);
+    assert!(stderr(&output).contains("no database at data/hotgo.db"), "{}", stderr(&output));
+    ends_with(&main_in(dir.path(), &["migrate"]), 0);
+    let output = main_in(dir.path(), &["audit"]);
+    ends_with(&output, 4);
+    assert!(stderr(&output).contains("no ledger at data/venue.ledger"), "{}", stderr(&output));
+
+    let ledger = dir.path().join("data/venue.ledger");
+    std::fs::write(&ledger, "").unwrap();
+    let output = main_in(dir.path(), &["audit", "--json"]);
+    ends_with(&output, 0);
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&report["lost"], &report["doubled"]), (&json!(0), &json!(0)));
+
+    std::fs::write(&ledger, "nonsense\nnonsense\n").unwrap();
+    ends_with(&main_in(dir.path(), &["audit"]), 5);
 }
 
 #[test]

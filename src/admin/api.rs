@@ -41,13 +41,16 @@ pub struct AdminState {
     pub faults: Option<FaultControl>,
 }
 
+/// Takes faults as JSON, or says why not.
+pub type SetFaults = dyn Fn(&[u8]) -> Result<(), String> + Send + Sync;
+
 /// Reads and sets what goes wrong at the paper venue.
 #[derive(Clone)]
 pub struct FaultControl {
     /// The faults as they are.
     pub get: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Takes faults as JSON; the error says why they are refused.
-    pub set: Arc<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>,
+    pub set: Arc<SetFaults>,
 }
 
 impl fmt::Debug for AdminState {

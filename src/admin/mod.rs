@@ -17,6 +17,6 @@ pub mod client;
 mod report;
 mod socket;
 
-pub use api::{AdminState, FaultControl, Surface, router, serve};
+pub use api::{AdminState, FaultControl, SetFaults, Surface, router, serve};
 pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, StatusReport, UnresolvedOrder};
 pub use socket::{AdminError, AdminSocket, SOCKET_NAME};

@@ -35,14 +35,14 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
             "plan": loaded.config.shutdown.plan(),
         }))?;
     } else {
-        out.line(config_text(&out, &loaded))?;
-        out.line(database_text(&out, &database, &steps))?;
-        out.line(plan_text(&out, &loaded.config.shutdown))?;
+        out.line(config_text(out, &loaded))?;
+        out.line(database_text(out, &database, &steps))?;
+        out.line(plan_text(out, &loaded.config.shutdown))?;
     }
     Ok(ExitCode::Ok)
 }
 
-fn config_text(out: &Output, loaded: &Loaded) -> String {
+fn config_text(out: Output, loaded: &Loaded) -> String {
     let settings = loaded.settings();
     let width = settings.iter().map(|setting| setting.key.len()).max().unwrap_or_default();
     let values = settings.iter().map(|setting| setting.value.len()).max().unwrap_or_default().min(40);
@@ -72,7 +72,7 @@ fn writable(data_dir: &Path) -> Result<(), Failure> {
     })
 }
 
-fn database_text(out: &Output, path: &Path, steps: &[Step]) -> String {
+fn database_text(out: Output, path: &Path, steps: &[Step]) -> String {
     let pending = steps.iter().filter(|step| step.state == State::Pending).count();
     let state = match (path.exists(), pending) {
         (false, _) => "made at the first start".to_owned(),
@@ -82,7 +82,7 @@ fn database_text(out: &Output, path: &Path, steps: &[Step]) -> String {
     format!("{}\n  {}: {state}\n", out.paint(Style::Bold, "database"), path.display())
 }
 
-fn plan_text(out: &Output, shutdown: &ShutdownConfig) -> String {
+fn plan_text(out: Output, shutdown: &ShutdownConfig) -> String {
     let plan = shutdown.plan();
     let mut lines = vec![
         out.paint(Style::Bold, "shutdown plan (ms)"),

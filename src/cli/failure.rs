@@ -3,11 +3,15 @@
 use std::error::Error;
 use std::fmt;
 
+use venue::ledger::LedgerError;
+
 use super::ExitCode;
 use crate::admin::AdminError;
 use crate::admin::client::ClientError;
+use crate::audit::AuditError;
 use crate::boot::BootError;
 use crate::config::ConfigError;
+use crate::store::StoreError;
 use crate::store::sqlite::OpenError;
 use crate::telemetry::TelemetryError;
 
@@ -174,6 +178,24 @@ impl From<OpenError> for Failure {
         match help {
             Some(help) => failure.help(help),
             None => failure,
+        }
+    }
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        let code = match &error {
+            AuditError::Ledger(LedgerError::Damaged { .. } | LedgerError::Contradiction { .. })
+            | AuditError::Database(StoreError::Corrupt(_)) => ExitCode::Damaged,
+            AuditError::Missing { .. } | AuditError::Ledger(_) => ExitCode::DataDir,
+            AuditError::Answered { .. } => ExitCode::Usage,
+            AuditError::Database(_) | AuditError::Failed(_) => ExitCode::Unexpected,
+        };
+        // Its messages name their sources already.
+        let failure = Self::new(code, error.to_string());
+        match error {
+            AuditError::Missing { .. } => failure.help("name the data directory with --data-dir or --config"),
+            _ => failure,
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode,
     let looks_only = args.dry_run || args.command == MigrateCommand::Status;
     if looks_only {
         let steps = status(&path).await?;
-        show(&out, &path, &steps, if args.dry_run { "would apply" } else { "pending" })?;
+        show(out, &path, &steps, if args.dry_run { "would apply" } else { "pending" })?;
         return if args.dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
     }
     let applied = up(&path).await?;
@@ -75,7 +75,7 @@ pub(super) fn accepted(steps: &[Step]) -> Result<(), Failure> {
     }
 }
 
-fn show(out: &Output, path: &Path, steps: &[Step], pending: &str) -> Result<(), Failure> {
+fn show(out: Output, path: &Path, steps: &[Step], pending: &str) -> Result<(), Failure> {
     if out.json {
         let accepted = [SCHEMA_MIN, SCHEMA_MAX];
         return Ok(out.json(&json!({ "database": path, "accepted": accepted, "migrations": steps }))?);

@@ -1,5 +1,6 @@
 //! The command line. Each command is a narrow function in a file of its own; `main.rs` parses and dispatches.
 
+mod audit;
 mod check;
 mod exit;
 mod failure;
@@ -41,7 +42,7 @@ pub struct Cli {
 pub struct Global {
     /// Directory with config.yaml [default: manifest/config, if there is one]
     ///
-    /// HOTGO_CONFIG, or GF_GCFG_PATH, says the same.
+    /// `HOTGO_CONFIG`, or `GF_GCFG_PATH`, says the same.
     #[arg(long, global = true, value_name = "DIR")]
     pub config: Option<PathBuf>,
     /// Data directory, instead of the configured one
@@ -64,6 +65,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Check configuration, data directory, schema and shutdown plan, and print what would be used
     Check,
+    /// Compare database and venue ledger: lost or doubled orders, fills and signals, and wrong balances
+    Audit(AuditArgs),
     /// Show how the running server stands
     Status(StatusArgs),
     /// Let the demo robots trade on recorded prices, with a throw-away venue and store, and audit the result
@@ -112,6 +115,17 @@ pub struct ReplayArgs {
     pub symbol: Option<String>,
 }
 
+/// Options of `main audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// How long findings may take to go away, while a server works
+    #[arg(long, value_name = "SECS", default_value_t = 0)]
+    pub settle: u64,
+    /// File of answered signals: one JSON object with `source` and `dedup_key` a line
+    #[arg(long, value_name = "FILE")]
+    pub answered: Option<PathBuf>,
+}
+
 /// Options of `main status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -128,9 +142,10 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let global = &cli.global;
     match &cli.command {
         Command::Http(args) => http::run(global, args),
-        Command::Migrate(args) => global.block_on(migrate::run(global, args)),
-        Command::Check => global.block_on(check::run(global)),
-        Command::Status(args) => global.block_on(status::run(global, args)),
+        Command::Migrate(args) => block_on(migrate::run(global, args)),
+        Command::Check => block_on(check::run(global)),
+        Command::Audit(args) => block_on(audit::run(global, args)),
+        Command::Status(args) => block_on(status::run(global, args)),
         Command::Replay(args) => replay::run(global, args),
     }
 }
@@ -166,9 +181,9 @@ impl Global {
         tracing::info!(build_id = BUILD_ID, pid = std::process::id(), config_file = %file, "starting");
         Ok(metrics)
     }
+}
 
-    /// Runs a command that needs no second thread.
-    fn block_on(&self, command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
-    }
+/// Runs a command that needs no second thread.
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }

@@ -38,12 +38,12 @@ impl Output {
     }
 
     /// Whether lines can be drawn again.
-    pub fn redraws(&self) -> bool {
+    pub fn redraws(self) -> bool {
         self.terminal && !self.json
     }
 
     /// The text in a style, or bare where colours are off.
-    pub fn paint(&self, style: Style, text: &str) -> String {
+    pub fn paint(self, style: Style, text: &str) -> String {
         let code = match style {
             Style::Bold => "1",
             Style::Dim => "2",
@@ -58,7 +58,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is gone. A reader that closed its end (`| head`) is no error: nothing more is printed.
-    pub fn line(&self, text: impl AsRef<str>) -> io::Result<()> {
+    pub fn line(self, text: impl AsRef<str>) -> io::Result<()> {
         let mut out = io::stdout().lock();
         match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -70,7 +70,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::line`].
-    pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
+    pub fn json(self, value: &impl Serialize) -> io::Result<()> {
         self.line(serde_json::to_string(value)?)
     }
 
@@ -78,7 +78,7 @@ impl Output {
     ///
     /// # Errors
     /// As [`Output::line`].
-    pub fn redraw(&self, height: usize, text: &str) -> io::Result<()> {
+    pub fn redraw(self, height: usize, text: &str) -> io::Result<()> {
         let up = if height == 0 { String::new() } else { format!("\u{1b}[{height}A\r\u{1b}[J") };
         self.line(format!("{up}{text}"))
     }

@@ -15,18 +15,18 @@ pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, 
     let client = AdminClient::new(&loaded.config.data_dir, ANSWER_TIMEOUT);
     let first = client.status().await?;
     if args.watch {
-        return watch(&out, &client, first).await;
+        return watch(out, &client, first).await;
     }
     if out.json {
-        out.json(&first)?
+        out.json(&first)?;
     } else {
-        out.line(text(&out, &first))?
+        out.line(text(out, &first))?;
     }
     Ok(ExitCode::Ok)
 }
 
 /// On a terminal one picture is drawn again and again; elsewhere a line is printed when something has changed.
-async fn watch(out: &Output, client: &AdminClient, first: StatusReport) -> Result<ExitCode, Failure> {
+async fn watch(out: Output, client: &AdminClient, first: StatusReport) -> Result<ExitCode, Failure> {
     let mut report = first;
     let mut height = 0;
     let mut last = String::new();
@@ -57,7 +57,7 @@ async fn watch(out: &Output, client: &AdminClient, first: StatusReport) -> Resul
     Ok(ExitCode::Ok)
 }
 
-fn text(out: &Output, report: &StatusReport) -> String {
+fn text(out: Output, report: &StatusReport) -> String {
     let ready = if report.ready { out.paint(Style::Good, "ready") } else { out.paint(Style::Warn, "not ready") };
     let phase = out.paint(Style::Bold, &report.phase);
     let mut lines = vec![
@@ -82,7 +82,7 @@ fn text(out: &Output, report: &StatusReport) -> String {
     lines.join("\n")
 }
 
-fn engine_text(out: &Output, engine: &EngineReport) -> String {
+fn engine_text(out: Output, engine: &EngineReport) -> String {
     let state = out.paint(if engine.ready { Style::Good } else { Style::Warn }, &engine.state);
     let epoch = engine.epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string());
     format!(
@@ -95,7 +95,7 @@ fn engine_text(out: &Output, engine: &EngineReport) -> String {
     )
 }
 
-fn progress(out: &Output, report: &StatusReport) -> String {
+fn progress(out: Output, report: &StatusReport) -> String {
     let marks = report.phases.iter().map(|phase| match phase.state {
         PhaseState::Waiting => out.paint(Style::Dim, &format!("  {}", phase.name)),
         PhaseState::Running => out.paint(Style::Bold, &format!("> {}", phase.name)),
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_drain_shows_its_phase_what_it_waits_for_and_every_unresolved_order() {
-        let text = text(&Output::new(false, Color::Never), &draining());
+        let text = text(Output::new(false, Color::Never), &draining());
         for part in [
             "order-drain, not ready (SIGTERM), 27.3s left",
             "+ announce  > order-drain",
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(summary(&now), summary(&later));
         later.engines[0].unresolved.clear();
         assert_ne!(summary(&now), summary(&later));
-        assert!(!progress(&Output::new(false, Color::Never), &now).contains('\u{1b}'));
+        assert!(!progress(Output::new(false, Color::Never), &now).contains('\u{1b}'));
     }
 
     #[test]

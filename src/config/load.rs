@@ -140,7 +140,7 @@ impl Tree {
     fn misfit(&self, key: &str, error: &config::ConfigError, defaults: &Tree) -> Problem {
         let detail = innermost(error, key);
         let unknown = detail.starts_with("unknown field");
-        let default = defaults.at(key).map(|value| show(value));
+        let default = defaults.at(key).map(show);
         let remedy = match (&default, unknown) {
             (_, true) => {
                 let known = detail.split_once("expected ").map_or(detail.as_str(), |(_, known)| known);
@@ -203,7 +203,8 @@ fn same(given: &Value, effective: &serde_json::Value, is_text: bool) -> bool {
     match (&given.kind, effective) {
         (ValueKind::Nil, Json::Null) | (ValueKind::String(_), Json::String(_)) => true,
         (ValueKind::Boolean(a), Json::Bool(b)) => a == b,
-        (ValueKind::String(text), Json::Number(_) | Json::Bool(_)) => is_text && *text == effective.to_string(),
+        (ValueKind::String(text), Json::Number(number)) => is_text && *text == number.to_string(),
+        (ValueKind::String(text), Json::Bool(flag)) => is_text && text.parse() == Ok(*flag),
         (ValueKind::I64(_) | ValueKind::U64(_), Json::Number(number)) => given.to_string() == number.to_string(),
         _ => false,
     }

@@ -26,7 +26,7 @@ pub struct ShutdownConfig {
     pub deadline_ms: u64,
     /// How much later the watchdog ends a process that did not end itself.
     pub watchdog_ms: u64,
-    /// What the supervisor allows before SIGKILL (systemd: TimeoutStopSec).
+    /// What the supervisor allows before SIGKILL (systemd: `TimeoutStopSec`).
     pub stop_budget_ms: u64,
 }
 
