@@ -177,7 +177,7 @@ async fn sighup_does_not_end_the_process() {
 
 #[tokio::test]
 async fn sigterm_every_10_ms_through_start_up_never_leaves_a_half_made_data_directory() {
-    let mut installation = Installation::new();
+    let installation = Installation::new();
     let mut delay_ms = 0;
     loop {
         let mut server = installation.spawn();
