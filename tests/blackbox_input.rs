@@ -150,9 +150,9 @@ async fn the_same_idempotency_key_across_a_restart_names_the_same_order() {
     server.sigkill().await;
 
     let server = installation.start().await;
-    let second = server.signal(&robot, "once").await.unwrap();
-    assert_eq!(second.ok()["orders"], first["orders"]);
-    load.note("once", second.status, &second.json());
+    let second = server.signal(&robot, "once").await.unwrap().ok();
+    assert_eq!(second["orders"], first["orders"]);
+    load.note(&second);
     assert_eq!(server.orders().await.len(), 1);
 
     let mut other = signal_body(robot.id);
@@ -222,7 +222,7 @@ async fn a_database_of_a_newer_version_is_refused_with_6() {
     let mut installation = Installation::new();
     installation.start().await.assert_stops_clean().await;
     newer_schema(&installation.database());
-    assert_refuses(&installation, 6, "newer").await;
+    assert_refuses(&installation, 6, "schema").await;
 }
 
 /// As a later release would leave it: one more migration in the list, one more in the version.
