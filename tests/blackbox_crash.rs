@@ -28,7 +28,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
     given.ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same on every machine and in every version of every crate.
+/// `SplitMix64` (Steele, Lea, Flood 2014): the same on every machine and in every version of every crate.
 struct Random(u64);
 
 impl Random {

@@ -177,7 +177,7 @@ async fn sighup_does_not_end_the_process() {
 
 #[tokio::test]
 async fn sigterm_every_10_ms_through_start_up_never_leaves_a_half_made_data_directory() {
-    let mut installation = Installation::new();
+    let installation = Installation::new();
     let mut delay_ms = 0;
     loop {
         let mut server = installation.spawn();
@@ -295,7 +295,7 @@ mod at_each_point {
         let server = installation.start().await;
         let key = format!("{point}-0");
         let again = server.client().post_keyed("/api/signals", &key, &signal_body(robot.id)).await.unwrap();
-        load.note(&key, again.status, &again.ok());
+        load.note(&again.ok());
         server.order_that("the order ends", |order| order["status"] == "FILLED" || order["status"] == "ABSENT").await;
         assert_eq!(server.orders().await.len(), 1, "{point}: one signal, one order");
         installation.audit(Some(load.path())).await.assert_clean(point);

@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use super::Client;
 use super::server::{Robot, signal_body};
 
-/// Signals under keys that never repeat, and a file of those that were answered: one JSON object a line, with the key, the
-/// answer's status and body, for `main audit --answered`.
+/// Signals under keys that never repeat, and a file of those that were answered: one JSON object a line, as
+/// `main audit --answered` reads it.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
     prefix: Arc<str>,
@@ -75,14 +75,14 @@ impl Load {
         let answer = client.post_keyed("/api/signals", &key, &signal_body(robot.id)).await.ok()?;
         assert!(answer.status < 500 || answer.status == 503, "a {} under load", answer.status);
         if answer.is_success() {
-            self.note(&key, answer.status, &answer.json());
+            self.note(&answer.json());
         }
         Some(answer)
     }
 
-    /// Notes an answered signal.
-    pub(crate) fn note(&self, key: &str, status: u16, answer: &Value) {
-        let line = json!({"key": key, "status": status, "answer": answer});
+    /// Notes an answered signal, under the names that its answer has for it.
+    pub(crate) fn note(&self, answer: &Value) {
+        let line = json!({"source": answer["source"], "dedup_key": answer["key"]});
         writeln!(self.file.lock().unwrap(), "{line}").unwrap();
         self.answered.fetch_add(1, Ordering::Relaxed);
     }

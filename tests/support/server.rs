@@ -210,7 +210,7 @@ pub(crate) struct Server {
     child: Child,
     stdout: Lines,
     stderr: Lines,
-    _readers: JoinSet<()>,
+    readers: JoinSet<()>,
     address: Option<SocketAddr>,
     token: Option<String>,
     data_dir: PathBuf,
@@ -243,7 +243,7 @@ impl Server {
         let stderr = Lines::follow(&mut readers, child.stderr.take().unwrap());
         let data_dir = installation.data_dir();
         let token = installation.token.clone();
-        Self { child, stdout, stderr, _readers: readers, address: None, token, data_dir }
+        Self { child, stdout, stderr, readers, address: None, token, data_dir }
     }
 
     /// Waits until it says where it listens.
@@ -363,7 +363,8 @@ impl Server {
             panic!("process {:?} still runs after {limit:?}", self.child.id());
         };
         // The pipes close with the process: what it said is complete once the readers are done.
-        let _ = timeout(Duration::from_secs(2), async { while self._readers.join_next().await.is_some() {} }).await;
+        let silent = async { while self.readers.join_next().await.is_some() {} };
+        within(Duration::from_secs(2), "its output ends", silent).await;
         Exit::from(status.unwrap())
     }
 

@@ -11,10 +11,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// The future's output, or a failed test that says what was awaited.
 pub(crate) async fn within<T>(limit: Duration, what: impl Display, future: impl Future<Output = T>) -> T {
-    match timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("not within {limit:?}: {what}"),
-    }
+    let Ok(value) = timeout(limit, future).await else { panic!("not within {limit:?}: {what}") };
+    value
 }
 
 /// Looks again and again until there is something, or fails the test.
