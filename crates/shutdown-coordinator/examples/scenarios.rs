@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         match &*scenario {
             "clean" => clean().await,
             "held" => held(SignalPolicy::default()).await,
-            "debounced" => held(SignalPolicy::default().debounce(Duration::from_secs(60))).await,
+            "debounced" => held(SignalPolicy::default().debounce(Duration::from_mins(1))).await,
             "blocked" => blocked().await,
             "starved" => starved().await,
             "leaky" => leaky().await,
