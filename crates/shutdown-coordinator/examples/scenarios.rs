@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         match &*scenario {
             "clean" => clean().await,
             "held" => held(SignalPolicy::default()).await,
-            "debounced" => held(SignalPolicy::default().debounce(Duration::from_secs(60))).await,
+            "debounced" => held(SignalPolicy::default().debounce(Duration::from_mins(1))).await,
             "blocked" => blocked().await,
             "starved" => starved().await,
             "leaky" => leaky().await,
@@ -88,7 +88,7 @@ async fn starved() -> Report {
     for number in 0..64 {
         handle.on(drain, format!("blocker {number}"), |_| async { block_for_ever() }).unwrap();
     }
-    let begun = handle.begun();
+    let begun = handle.token(drain);
     println!("ready");
     let run = async {
         let report = coordinator.run().await;
@@ -96,8 +96,8 @@ async fn starved() -> Report {
         report
     };
     let starve = async {
+        // The hooks are spawned before the run lets go of this thread.
         begun.cancelled().await;
-        tokio::task::yield_now().await;
         block_for_ever();
     };
     tokio::join!(run, starve).0

@@ -85,7 +85,8 @@ impl ShutdownHandle {
     }
 
     /// Registers a hook that blocks. It gets a thread of its own, inside the runtime's context, which cannot be ended:
-    /// past its deadline it is reported as leaked.
+    /// past its deadline it is reported as leaked. Under tokio's paused clock it races with time, which does not wait
+    /// for threads.
     pub fn on_blocking<F, R>(
         &self,
         phase: PhaseId,
