@@ -5,17 +5,40 @@
 /// Holds the caller while the point is set to `return(pause)`; ends the process at `return(kill)` as SIGKILL would.
 #[cfg(feature = "failpoints")]
 pub async fn hit(name: &str) {
-    let mut told = false;
+    let mut counted = false;
     while let Some(action) = fail::eval(name, |action| action.unwrap_or_default()) {
-        if !told {
+        if !counted {
             tracing::warn!(failpoint = name, action, "failpoint reached");
-            told = true;
+            *lock().entry(name.to_owned()).or_insert(0) += 1;
+            counted = true;
         }
         if action == "kill" {
             std::process::abort();
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+}
+
+// The points themselves are global to the process, so their counters may be.
+#[cfg(feature = "failpoints")]
+static HITS: std::sync::Mutex<std::collections::BTreeMap<String, u64>> =
+    std::sync::Mutex::new(std::collections::BTreeMap::new());
+
+#[cfg(feature = "failpoints")]
+fn lock() -> std::sync::MutexGuard<'static, std::collections::BTreeMap<String, u64>> {
+    HITS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How often each point was reached while it was set: a fault that never fired proves nothing.
+#[cfg(feature = "failpoints")]
+pub fn hits() -> std::collections::BTreeMap<String, u64> {
+    lock().clone()
+}
+
+/// None.
+#[cfg(not(feature = "failpoints"))]
+pub fn hits() -> std::collections::BTreeMap<String, u64> {
+    std::collections::BTreeMap::new()
 }
 
 /// Nothing.

@@ -83,7 +83,7 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
     if surface == Surface::Socket {
         router = router.route("/shutdown", post(shutdown));
         if cfg!(feature = "failpoints") {
-            router = router.route("/failpoints", post(set_failpoint));
+            router = router.route("/failpoints", get(failpoints).post(set_failpoint));
         }
         if state.faults.is_some() {
             router = router.route("/faults", get(faults).post(set_faults));
@@ -162,6 +162,10 @@ async fn shutdown(State(state): State<AdminState>, Json(request): Json<ShutdownR
 struct Failpoint {
     name: String,
     action: String,
+}
+
+async fn failpoints() -> Response {
+    Json(json!({ "hits": crate::failpoints::hits() })).into_response()
 }
 
 async fn set_failpoint(Json(point): Json<Failpoint>) -> Response {
