@@ -115,7 +115,7 @@ impl AuditReport {
     }
 
     /// What was found in both looks.
-    fn and(self, later: Self) -> Self {
+    fn and(self, later: &Self) -> Self {
         let lasting = self.findings.into_iter().filter(|finding| later.findings.binary_search(finding).is_ok());
         Self::new(lasting.collect(), later.counts)
     }
@@ -196,7 +196,7 @@ pub async fn run(
     while !report.is_clean() && !settle.is_zero() {
         let last = Instant::now() >= deadline;
         tokio::time::sleep(LOOK_AGAIN).await;
-        report = report.and(look(database, ledger, answered.clone()).await?);
+        report = report.and(&look(database, ledger, answered.clone()).await?);
         if last {
             break;
         }

@@ -25,13 +25,11 @@ pub(super) fn check(venue: &AccountImage, ours: &AccountData) -> Vec<String> {
     let fills = venue.fills.iter().chain(ours.fills.values().map(|(_, fill)| fill));
     for fill in fills {
         if !pairs.contains_key(&fill.symbol) {
-            match split(&fill.symbol, &assets) {
-                Some(pair) => drop(pairs.insert(fill.symbol.clone(), pair)),
-                None => {
-                    found.push(format!("{} is no pair of assets of the account", fill.symbol));
-                    return found;
-                }
-            }
+            let Some(pair) = split(&fill.symbol, &assets) else {
+                found.push(format!("{} is no pair of assets of the account", fill.symbol));
+                return found;
+            };
+            pairs.insert(fill.symbol.clone(), pair);
         }
     }
     compare("the venue's", &totals(&venue.opening), &totals(&venue.balances), venue.fills.iter(), &pairs, &mut found);

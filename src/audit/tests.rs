@@ -426,7 +426,7 @@ fn what_is_found_counts_only_if_it_is_found_again_word_for_word() {
     let finding = |what: &str| Finding { check: 3, severity: Severity::Lost, what: what.into() };
     let first = AuditReport::new(vec![finding("moved"), finding("stays")], Counts::default());
     let second = AuditReport::new(vec![finding("moved on"), finding("stays"), finding("new")], Counts::default());
-    let both = first.and(second);
+    let both = first.and(&second);
     assert_eq!(both.findings, [finding("stays")]);
     assert_eq!(both.lost, 1);
 }

@@ -18,7 +18,7 @@ use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, fol
 use trading::signal::{Action, Signal};
 use trading::time::Timestamp;
 
-pub(crate) const TTL: Duration = Duration::from_secs(60);
+pub(crate) const TTL: Duration = Duration::from_mins(1);
 
 pub(crate) fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + micros)

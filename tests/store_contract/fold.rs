@@ -126,10 +126,10 @@ pub(crate) fn events(account: AccountId, steps: &[Step]) -> Vec<Event> {
 fn change(order: &mut Order, how: u8, number: i64) {
     let statuses = [Status::Unknown, Status::Open, Status::Partial, Status::Filled, Status::Canceled, Status::Absent];
     order.status = statuses[usize::from(how) % statuses.len()];
-    order.cancel = if how % 2 == 0 { CancelState::None } else { CancelState::Requested };
-    order.reported = if how % 3 == 0 { qty("1.5") } else { Qty::ZERO };
-    order.filled = if how % 5 == 0 { order.reported } else { Qty::ZERO };
-    order.reason = (how % 7 == 0).then(|| format!("\u{0}reason '{number}'\n"));
+    order.cancel = if how.is_multiple_of(2) { CancelState::None } else { CancelState::Requested };
+    order.reported = if how.is_multiple_of(3) { qty("1.5") } else { Qty::ZERO };
+    order.filled = if how.is_multiple_of(5) { order.reported } else { Qty::ZERO };
+    order.reason = how.is_multiple_of(7).then(|| format!("\u{0}reason '{number}'\n"));
     order.updated_at = at(number);
     order.version += i64::from(how) + 1;
 }

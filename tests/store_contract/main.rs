@@ -6,10 +6,15 @@
     clippy::indexing_slicing,
     clippy::as_conversions,
     clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::float_arithmetic,
+    clippy::cast_precision_loss,
     reason = "tests"
 )]
 
+mod audit;
 mod data;
 mod fold;
 mod sqlite;
 mod suite;
+mod timing;

@@ -22,15 +22,15 @@ use crate::fold;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A store with its writer running.
-struct Running {
-    store: SqliteStore,
+pub(crate) struct Running {
+    pub(crate) store: SqliteStore,
     writer: JoinSet<()>,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     directory: Option<TempDir>,
 }
 
 impl Running {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hotgo.db");
         let mut running = Self::open(&path, OpenOptions::default()).await.unwrap();
@@ -38,19 +38,19 @@ impl Running {
         running
     }
 
-    async fn open(path: &Path, options: OpenOptions) -> Result<Self, OpenError> {
+    pub(crate) async fn open(path: &Path, options: OpenOptions) -> Result<Self, OpenError> {
         let (store, writer) = SqliteStore::open(path, options).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         Ok(Self { store, writer: tasks, path: path.to_owned(), directory: None })
     }
 
-    fn store(&self) -> &dyn Store {
+    pub(crate) fn store(&self) -> &dyn Store {
         &self.store
     }
 
     /// Closes, and checks that the writer ends and the file is whole.
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.store.close().await;
         tokio::time::timeout(DEADLINE, self.writer.join_next()).await.unwrap().unwrap().unwrap();
         integrity_check(&self.path).await.unwrap();
