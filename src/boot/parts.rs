@@ -307,7 +307,10 @@ impl Boot<'_> {
 
     fn serve(&self, router: axum::Router, listener: TcpListener) -> Result<(), BootError> {
         let config = &self.config.server;
+        // Whoever is connected goes on being answered during the drain (health, orders, and 503 to new signals), each
+        // answer the last on its connection.
         let server = Server::new(self.handle, self.phases.stop_accepting, router)
+            .keep_connections_until(self.phases.close_streams)
             .connection_limit(config.max_connections)
             .header_read_timeout(ms(config.header_timeout_ms))
             .idle_timeout(ms(config.idle_timeout_ms))

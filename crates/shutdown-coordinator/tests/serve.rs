@@ -128,6 +128,65 @@ async fn during_the_linger_idle_connections_are_answered_once_more_then_closed()
 }
 
 #[tokio::test]
+async fn kept_connections_are_answered_while_the_phases_between_run() {
+    let mut rig = Rig::new(secs(5));
+    let between = rig.handle.gate(rig.streams, "between");
+    let streams = rig.streams;
+    let address = rig.serve(hello(), |server| server.linger(ms(20)).keep_connections_until(streams)).await;
+    let mut early = TcpStream::connect(address).await.unwrap();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    for stream in [&mut early, &mut idle] {
+        assert!(!ask(stream, GET).await.unwrap().contains("connection: close"));
+    }
+    let mut progress = rig.handle.progress();
+    rig.handle.trigger(manual());
+    // The listener's phase is over although connections are open ..
+    soon(progress.wait_for(|now| now.done().any(|phase| phase.name == "stop-accepting"))).await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+    // .. and they are still answered, once.
+    let last = ask(&mut early, GET).await;
+    if !between.is_closed() {
+        assert!(last.unwrap().contains("connection: close"));
+    }
+    let report = rig.report().await;
+    assert!(report.is_clean(), "{report}");
+    assert!(is_closed(&mut idle).await);
+}
+
+#[tokio::test]
+async fn the_servers_own_phase_waits_for_requests_that_came_before_it() {
+    let mut rig = Rig::new(secs(5));
+    let streams = rig.streams;
+    let (arrived, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let router = {
+        let (arrived, go_on) = (Arc::clone(&arrived), Arc::clone(&go_on));
+        Router::new().route(
+            "/",
+            get(async move || {
+                arrived.notify_one();
+                go_on.notified().await;
+                "hello"
+            }),
+        )
+    };
+    let address = rig.serve(router, |server| server.linger(ms(20)).keep_connections_until(streams)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(GET).await.unwrap();
+    soon(arrived.notified()).await;
+    rig.handle.trigger(manual());
+    let mut progress = rig.handle.progress();
+    soon(progress.wait_for(|now| now.running().any(|phase| phase.name == "stop-accepting"))).await.unwrap();
+    assert!(
+        rig.handle.blockers().iter().any(|blocker| blocker.name.starts_with("requests of")),
+        "{:?}",
+        rig.handle.blockers()
+    );
+    go_on.notify_one();
+    assert!(answer(&mut stream).await.unwrap().ends_with("hello"));
+    assert!(rig.report().await.is_clean());
+}
+
+#[tokio::test]
 async fn connections_in_the_kernels_queue_are_served() {
     let mut rig = Rig::new(secs(5));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -65,15 +65,24 @@ impl Listener for tokio::net::UnixListener {
     }
 }
 
-/// Accepts until the phase starts, then drains. `root` keeps the gate open for connections taken during the drain.
+/// When the listener closes, and when the connections do. They may be the same.
+#[derive(Clone, Copy)]
+pub(super) struct Phases {
+    pub(super) stop: PhaseId,
+    pub(super) close: PhaseId,
+}
+
+/// Accepts until the first phase starts, then drains. `listening` holds that phase until the listener is closed; `root`
+/// keeps the gate open for connections taken during the drain.
 pub(super) async fn run<L: Listener>(
     listener: L,
+    listening: Guard,
     handle: ShutdownHandle,
-    phase: PhaseId,
+    phases: Phases,
     shop: Arc<Shop>,
     root: Guard,
 ) {
-    let begins = handle.token(phase);
+    let begins = handle.token(phases.stop);
     let mut house = House { shop, root, connections: JoinSet::new() };
     let permits = Arc::new(Semaphore::new(house.shop.limits.connections));
     tokio::select! {
@@ -84,16 +93,22 @@ pub(super) async fn run<L: Listener>(
 
     // What is connected hears it first, so that nothing more is kept alive while the queue is taken.
     house.shop.drain.send_replace(Drain::Linger);
-    let linger_end = linger_end(&handle, phase, house.shop.limits.linger);
+    let lingered = later(Instant::now(), house.shop.limits.linger);
     if house.shop.limits.shared_listener {
         drop(listener);
     } else {
-        house.take_queue(listener, &permits, linger_end).await;
+        house.take_queue(listener, &permits, linger_end(&handle, phases.stop, lingered)).await;
     }
+    drop(listening);
+    let closes = handle.token(phases.close);
+    let idle_end = async {
+        closes.cancelled().await;
+        sleep_until(linger_end(&handle, phases.close, lingered)).await;
+    };
     let force = handle.force_token();
     tokio::select! {
         () = house.all_gone() => {}
-        () = sleep_until(linger_end) => {}
+        () = idle_end => {}
         () = force.cancelled() => {}
     }
     house.shop.drain.send_replace(Drain::Close);
@@ -101,10 +116,10 @@ pub(super) async fn run<L: Listener>(
 }
 
 /// When idle connections are closed: never so late that the phase has no time left to see them go.
-fn linger_end(handle: &ShutdownHandle, phase: PhaseId, linger: Duration) -> Instant {
+fn linger_end(handle: &ShutdownHandle, phase: PhaseId, lingered: Instant) -> Instant {
     let now = Instant::now();
     let left = handle.shared().running(phase).map_or(Duration::ZERO, |run| run.deadline() - now);
-    later(now, linger.min(left / 4 * 3))
+    lingered.min(later(now, left / 4 * 3))
 }
 
 struct House {

@@ -26,12 +26,14 @@ use super::{
     io::{Activity, Verdict, Watched},
     layer::HeldBody,
 };
-use crate::{Guard, gate::Label};
+use crate::{Gate, Guard, gate::Label};
 
 /// What all connections of a server share.
 pub(super) struct Shop {
     pub(super) router: Router,
     pub(super) limits: Limits,
+    /// Closes with the listener: the phase waits for the requests that came before.
+    pub(super) requests: Gate,
     pub(super) drain: watch::Sender<Drain>,
 }
 
@@ -143,15 +145,23 @@ where
     }
 }
 
+/// What a request holds until the last byte of its answer.
+pub(super) struct Held {
+    _ticket: super::io::Ticket,
+    _before: Option<Guard>,
+}
+
 /// Asks the router. From the drain on, the answer is the last on its connection.
 fn answer(
     shop: &Arc<Shop>,
     activity: &Arc<Activity>,
     peer: Peer,
     mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<HeldBody<super::io::Ticket>>, Infallible>> + Send + use<> {
+) -> impl Future<Output = Result<Response<HeldBody<Held>>, Infallible>> + Send + use<> {
     let version = request.version();
-    let ticket = activity.request(request.method(), request.uri(), version);
+    // One that comes later is answered all the same, and held by its connection's guard only.
+    let before = shop.requests.enter().ok();
+    let ticket = Held { _ticket: activity.request(request.method(), request.uri(), version), _before: before };
     if let Peer::Tcp(address) = peer {
         request.extensions_mut().insert(ConnectInfo(address));
     }

@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! Server::new(&handle, phase, router) -> Server: connection_limit(n), header_read_timeout(d), idle_timeout(d), linger(d),
-//!     shared_listener(bool), serve_tcp(TcpListener), serve_unix(UnixListener) -> Result<Task<()>, ServeError>
+//!     keep_connections_until(later_phase), shared_listener(bool), serve_tcp(TcpListener), serve_unix(UnixListener) -> Result<Task<()>, ServeError>
 //! DrainLayer::new(gate): retry_after(d), on_closed(|retry_after| Response)
 //! Sessions::new(&handle, phase, name): refuse_from(earlier_phase), open(), is_closed(),
 //!     on_upgrade(ws, name, |socket, session| async {..}) -> Result<Response, Closed>
@@ -47,6 +47,7 @@ use connection::{Drain, Shop};
 pub struct Server {
     handle: ShutdownHandle,
     phase: PhaseId,
+    keep_until: PhaseId,
     router: Router,
     limits: Limits,
 }
@@ -84,7 +85,7 @@ impl Server {
             linger: Duration::from_secs(1),
             shared_listener: false,
         };
-        Self { handle: handle.clone(), phase, router, limits }
+        Self { handle: handle.clone(), phase, keep_until: phase, router, limits }
     }
 
     /// How many connections may be open at a time, upgraded ones included; more wait in the kernel's queue. Keep it below
@@ -113,6 +114,14 @@ impl Server {
         self
     }
 
+    /// Keeps open connections until a later phase, so that they go on being answered while the phases between run: each
+    /// answer is the last on its connection. The server's own phase then waits for its listener and for the requests that
+    /// came before it; the later phase waits for the connections, at least for the linger.
+    pub fn keep_connections_until(mut self, later: PhaseId) -> Self {
+        self.keep_until = later;
+        self
+    }
+
     /// Whether another process accepts from the same listener. Then what is queued is left to that process; otherwise
     /// it is accepted first, since the kernel resets it with the listener.
     pub fn shared_listener(mut self, shared: bool) -> Self {
@@ -138,12 +147,15 @@ impl Server {
     }
 
     fn serve<L: Listener>(self, listener: L, name: &str) -> Result<Task<()>, ServeError> {
-        let gate = self.handle.gate(self.phase, format!("connections of {name}"));
-        let root = gate.enter().map_err(|_| ServeError::ShuttingDown)?;
-        let shop =
-            Arc::new(Shop { router: self.router, limits: self.limits, drain: watch::Sender::new(Drain::Serving) });
-        let accept = accept::run(listener, self.handle.clone(), self.phase, shop, root);
-        self.handle.spawn(self.phase, format!("serve {name}"), accept).map_err(|rejected| match rejected.cause {
+        let Self { handle, phase, keep_until, router, limits } = self;
+        let requests = handle.gate(phase, format!("requests of {name}"));
+        let listening = requests.enter_named(format!("listener {name}")).map_err(|_| ServeError::ShuttingDown)?;
+        let connections = handle.gate(keep_until, format!("connections of {name}"));
+        let root = connections.enter().map_err(|_| ServeError::ShuttingDown)?;
+        let shop = Arc::new(Shop { router, limits, requests, drain: watch::Sender::new(Drain::Serving) });
+        let phases = accept::Phases { stop: phase, close: keep_until };
+        let accept = accept::run(listener, listening, handle.clone(), phases, shop, root);
+        handle.spawn(keep_until, format!("serve {name}"), accept).map_err(|rejected| match rejected.cause {
             crate::RejectCause::PhaseStarted => ServeError::ShuttingDown,
             crate::RejectCause::NoRuntime => ServeError::NoRuntime,
         })
