@@ -28,7 +28,7 @@ const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 async fn state(server: &Server) -> Value {
     let client = server.client();
     let mut tables = Vec::new();
-    for path in ["/api/robots?limit=500", "/api/orders?limit=500", "/api/fills?limit=500", "/api/balances?account=1"] {
+    for path in ["/api/robots", "/api/orders?limit=500", "/api/fills?limit=500", "/api/balances?account=1"] {
         tables.push(client.get(path).await.unwrap().ok());
     }
     let events = client.get("/api/events?account=1&since_seq=0&limit=1000").await.unwrap().ok();

@@ -86,10 +86,10 @@ pub(super) async fn start(
     let router = boot.api(&store, &registry, auth, &views, websockets);
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     boot.serve(router, listener)?;
-    announce(&format!("listening on http://{address}"));
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
+    announce(&format!("listening on http://{address}"));
     if options.demo {
         boot.demo(&store, registry, &accounts).await?;
     }
@@ -173,10 +173,12 @@ impl Boot<'_> {
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
     ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
-        let mut wanted = self.config.trading.accounts.clone();
-        if options.demo && wanted.iter().all(|account| account.label != demo::LABEL) {
-            wanted.push(AccountConfig { label: demo::LABEL.into(), venue: "paper".into() });
-        }
+        // The demo trades an account of its own instead of the configured ones: it must not touch them.
+        let wanted = if options.demo {
+            vec![AccountConfig { label: demo::LABEL.into(), venue: "paper".into() }]
+        } else {
+            self.config.trading.accounts.clone()
+        };
         let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
         let mut accounts = Vec::new();
         for AccountConfig { label, venue: venue_name } in wanted {

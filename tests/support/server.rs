@@ -87,13 +87,7 @@ impl Installation {
     /// An empty data directory and the server's own defaults.
     pub(crate) fn with_defaults() -> Self {
         let directory = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
-        Self {
-            directory,
-            settings: Vec::new(),
-            arguments: vec!["--demo".to_owned()],
-            bind: "127.0.0.1:0".to_owned(),
-            token: None,
-        }
+        Self { directory, settings: Vec::new(), arguments: Vec::new(), bind: "127.0.0.1:0".to_owned(), token: None }
     }
 
     /// One more setting, by its environment variable.

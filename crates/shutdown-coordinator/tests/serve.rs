@@ -266,7 +266,7 @@ async fn half_sent_requests_are_completed_if_they_come_in_time() {
 }
 
 #[tokio::test]
-async fn half_sent_requests_are_aborted_at_the_deadline_and_named() {
+async fn half_sent_bodies_are_aborted_at_the_deadline_and_named_and_half_sent_heads_are_given_up_before() {
     let mut rig = Rig::new(ms(600));
     let address = rig.serve(hello(), |server| server.linger(ms(100))).await;
     let mut head = TcpStream::connect(address).await.unwrap();
@@ -278,7 +278,8 @@ async fn half_sent_requests_are_aborted_at_the_deadline_and_named() {
     let report = rig.report().await;
     let survivors: Vec<_> = report.survivors().map(|survivor| survivor.name.clone()).collect();
     let own = |stream: &TcpStream| stream.local_addr().unwrap();
-    assert!(survivors.contains(&format!("{}: head half received", own(&head))), "{survivors:?}");
+    // A head that never became a request is nobody's loss: it must not make the end unclean.
+    assert!(!survivors.iter().any(|name| name.starts_with(&own(&head).to_string())), "{survivors:?}");
     assert!(survivors.contains(&format!("{}: POST /echo in flight", own(&body))), "{survivors:?}");
     assert_eq!(phase(&report, "stop-accepting").status, PhaseStatus::TimedOut);
     assert!(is_closed(&mut head).await && is_closed(&mut body).await);

@@ -123,6 +123,19 @@ fn while_an_outcome_is_unknown_a_new_entry_waits_as_an_intent() {
 }
 
 #[test]
+fn before_the_first_price_an_entry_waits_as_an_intent() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.crash();
+    world.settle();
+    world.outcome("a", buy(robot, OrderKind::Market, None));
+    assert_eq!(world.only_order().status, Status::Intent);
+    world.quote();
+    world.drain_effects();
+    assert_eq!(world.only_order().status, Status::Filled);
+}
+
+#[test]
 fn after_a_crash_in_mid_order_the_venue_is_asked_before_anything_else_is_done() {
     let mut world = World::new();
     let robot = world.follower(StopPolicy::Keep);

@@ -49,8 +49,8 @@ async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub) ->
         stop.cancel();
         result
     };
-    let both = async { tokio::join!(runner.run(None, stop.clone()), watched) };
-    let (ran, result) = tokio::time::timeout(LIMIT * 60, both).await.unwrap();
+    let both = async { tokio::join!(biased; watched, runner.run(None, stop.clone())) };
+    let (result, ran) = tokio::time::timeout(LIMIT * 60, both).await.unwrap();
     ran.unwrap();
     result
 }

@@ -112,10 +112,17 @@ pub(super) async fn run<L: Listener>(
         () = force.cancelled() => {}
     }
     house.shop.drain.send_replace(Drain::Close);
+    let patience = linger_end(&handle, phases.close, later(Instant::now(), Duration::MAX));
+    tokio::select! {
+        () = house.all_gone() => return,
+        () = sleep_until(patience) => {}
+        () = force.cancelled() => {}
+    }
+    house.shop.drain.send_replace(Drain::GiveUp);
     house.all_gone().await;
 }
 
-/// When idle connections are closed: never so late that the phase has no time left to see them go.
+/// The earlier of a moment and three quarters of what the phase has left: never so late that it cannot see them go.
 fn linger_end(handle: &ShutdownHandle, phase: PhaseId, lingered: Instant) -> Instant {
     let now = Instant::now();
     let left = handle.shared().running(phase).map_or(Duration::ZERO, |run| run.deadline() - now);

@@ -45,6 +45,8 @@ pub(super) enum Drain {
     Linger,
     /// Idle connections are closed.
     Close,
+    /// Heads that are still half received are given up: they never became requests.
+    GiveUp,
 }
 
 /// Who is at the other end.
@@ -135,10 +137,14 @@ where
                     // GOAWAY: the client opens no more streams, those that are open are answered.
                     Drain::Linger if activity.is_http2() => connection.as_mut().graceful_shutdown(),
                     Drain::Serving | Drain::Linger => {}
-                    Drain::Close if activity.is_untouched() => return,
+                    Drain::GiveUp if activity.is_in_head() => {
+                        tracing::info!(%activity, "connection closed: its request was never complete");
+                        return;
+                    }
+                    Drain::Close | Drain::GiveUp if activity.is_untouched() => return,
                     // Its answer will be the last; closing now would lose the request.
                     Drain::Close if activity.is_in_later_head() => {}
-                    Drain::Close => connection.as_mut().graceful_shutdown(),
+                    Drain::Close | Drain::GiveUp => connection.as_mut().graceful_shutdown(),
                 }
             }
         }

@@ -86,6 +86,12 @@ impl Activity {
         state.requests == 0 && state.head_since.is_none()
     }
 
+    /// Whether nothing but a half received head is open.
+    pub(super) fn is_in_head(&self) -> bool {
+        let state = lock(&self.state);
+        state.in_flight == 0 && state.head_since.is_some()
+    }
+
     /// Whether a head after the first is half received. hyper takes such a connection for an idle one.
     pub(super) fn is_in_later_head(&self) -> bool {
         let state = lock(&self.state);

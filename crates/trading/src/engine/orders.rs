@@ -104,14 +104,15 @@ impl Engine {
         true
     }
 
-    /// While the account is recovering or closing, nothing new leaves; while an outcome in a symbol is unknown, no entry.
+    /// While the account is recovering or closing, nothing new leaves; while an outcome in a symbol is unknown, or there was
+    /// no price since the start, no entry.
     fn may_send(&self, order: &Order) -> bool {
         let Some(seat) = self.seats.get(&order.robot) else { return false };
         let own_flatten = seat.flatten_order.as_ref() == Some(&order.client_id);
         let open = self.mode == Mode::Running || (own_flatten && self.mode == Mode::Draining);
         let exit = order.side == Side::Sell;
         let unknown = || self.seats.values().any(|other| other.robot.symbol == seat.robot.symbol && other.unknown > 0);
-        open && self.is_ready() && (exit || !unknown())
+        open && self.is_ready() && (exit || (self.quotes.contains_key(&order.symbol) && !unknown()))
     }
 
     fn check_risk(&self, order: &Order, now: Timestamp) -> Result<(), risk::Denial> {
