@@ -219,7 +219,12 @@ impl<'a> Session<'a> {
             status_is_old: true,
             driver,
         };
-        session.finish(vec![first]).await?;
+        let mut steps = vec![first];
+        let market = session.driver.ports.market.quotes();
+        steps.extend(
+            market.iter().map(|quote| session.engine.step(Input::Market((**quote).clone()), ports.clock.now())),
+        );
+        session.finish(steps).await?;
         Ok(session)
     }
 

@@ -310,7 +310,9 @@ impl Gateway for PaperGateway {
 
     async fn send(&self, order: &NewOrder) -> SendResult {
         let order = order.clone();
-        match self.ask(Request::Post, move |core, account, now| core.submit(account, &order, now)).await {
+        let answer = self.ask(Request::Post, move |core, account, now| core.submit(account, &order, now)).await;
+        crate::failpoints::hit("p5").await;
+        match answer {
             Ok(Ok(report)) => SendResult::Accepted(report),
             Ok(Err(refusal)) if refusal.is_definitive() => {
                 SendResult::Refused { code: refusal.code, reason: refusal.reason }

@@ -1,12 +1,13 @@
 //! Drives a feed in time.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use trading::market::Market;
+use trading::market::{Market, Symbol};
 use trading::time::Timestamp;
 
 use super::{Events, Feed, MarketError, at};
@@ -24,10 +25,19 @@ const MAX_LAG: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct MarketHub {
     events: broadcast::Sender<Arc<Market>>,
+    quotes: Quotes,
     finished: watch::Receiver<bool>,
 }
 
+/// The newest quote of each symbol.
+type Quotes = Arc<Mutex<BTreeMap<Symbol, Arc<Market>>>>;
+
 impl MarketHub {
+    /// The newest quote of each symbol, for whoever comes late.
+    pub fn quotes(&self) -> Vec<Arc<Market>> {
+        self.quotes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     /// All events from now on.
     pub fn subscribe(&self) -> Events {
         self.events.subscribe()
@@ -49,6 +59,7 @@ pub struct MarketRunner {
     speed: u32,
     now: Clock,
     events: broadcast::Sender<Arc<Market>>,
+    quotes: Quotes,
     finished: watch::Sender<bool>,
 }
 
@@ -58,8 +69,9 @@ impl MarketRunner {
         let (feed, speed) = Feed::open(config, now.now())?;
         let events = broadcast::Sender::new(EVENTS);
         let (finished, finished_receiver) = watch::channel(false);
-        let hub = MarketHub { events: events.clone(), finished: finished_receiver };
-        Ok((Self { feed, speed, now, events, finished }, hub))
+        let quotes = Quotes::default();
+        let hub = MarketHub { events: events.clone(), quotes: Arc::clone(&quotes), finished: finished_receiver };
+        Ok((Self { feed, speed, now, events, quotes, finished }, hub))
     }
 
     /// Runs until `stop`, also after the end of a replay, when it is idle. `venue` is where the events are handed first.
@@ -84,6 +96,10 @@ impl MarketRunner {
             let event = Arc::new(at(event, self.now.now()));
             if let Some(venue) = venue {
                 venue.on_market(Arc::clone(&event)).await.map_err(|_| MarketError::VenueClosed)?;
+            }
+            if let Market::Quote(quote) = &*event {
+                let mut quotes = self.quotes.lock().unwrap_or_else(PoisonError::into_inner);
+                quotes.insert(quote.symbol.clone(), Arc::clone(&event));
             }
             // Nobody may be listening, which is fine.
             drop(self.events.send(event));
