@@ -5,7 +5,7 @@
 #[cfg(feature = "failpoints")]
 pub async fn hit(name: &str) {
     let mut counted = false;
-    while let Some(action) = fail::eval(name, |action| action.unwrap_or_default()) {
+    while let Some(action) = fail::eval(name, Option::unwrap_or_default) {
         if !counted {
             tracing::warn!(failpoint = name, action, "failpoint reached");
             *lock().entry(name.to_owned()).or_insert(0) += 1;

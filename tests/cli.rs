@@ -226,12 +226,30 @@ fn replay_refuses_a_file_that_says_nothing_about_its_kind_or_symbol() {
     let dir = TempDir::new().unwrap();
     ends_with(&main_in(dir.path(), &["replay", "prices.csv"]), 2);
     let output = main_in(dir.path(), &["replay", "BTCUSDT-trades-2025-11-01.csv"]);
+    ends_with(&output, 2);
+    assert!(stderr(&output).contains("bookTicker file of the same day"), "{}", stderr(&output));
+    let output = main_in(dir.path(), &["replay", "BTCUSDT-bookTicker-2025-11-01.csv"]);
     ends_with(&output, 3);
     assert!(stderr(&output).contains("no such file"), "{}", stderr(&output));
     std::fs::write(dir.path().join("DOGEUSDT-bookTicker.csv"), "").unwrap();
     let output = main_in(dir.path(), &["replay", "DOGEUSDT-bookTicker.csv"]);
     ends_with(&output, 3);
     assert!(stderr(&output).contains("flag FILE: market.replay.symbol"), "{}", stderr(&output));
+}
+
+#[test]
+fn replay_trades_recorded_prices_and_ends_with_a_clean_audit() {
+    let dir = TempDir::new().unwrap();
+    let recorded = |name| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    let book = recorded("BTCUSDT-bookTicker-2025-03-25.csv");
+    let trades = recorded("BTCUSDT-trades-2025-03-25.csv");
+    let (book, trades) = (book.to_string_lossy(), trades.to_string_lossy());
+    let output = main_in(dir.path(), &["replay", &book, &trades, "--speed", "100"]);
+    ends_with(&output, 0);
+    let said = stdout(&output);
+    assert!(said.contains("lost 0, doubled 0"), "{said}");
+    let compared = said.lines().find(|line| line.starts_with("compared ")).unwrap();
+    assert!(!compared.starts_with("compared 0 orders") && !compared.contains(" 0 fills"), "{said}");
 }
 
 #[test]

@@ -26,8 +26,10 @@ pub use phases::{Phases, build as build_phases};
 /// What `main http` was asked for besides its configuration.
 #[derive(Debug, Clone)]
 pub struct HttpOptions {
-    /// Make a demo account with three robots.
+    /// Trade a demo account with three robots.
     pub demo: bool,
+    /// Hold the market back until the demo's robots are made, and stop when the replay has ended.
+    pub replay: bool,
     /// Which build this is.
     pub build_id: String,
 }
@@ -106,7 +108,7 @@ async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) 
     let report_path = data_dir.path().join("last-shutdown.json");
     let started = handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, metrics)).await;
     let failed = match started {
-        Ok(Err(BootError::Stopped)) | Ok(Ok(())) | Err(_) => None,
+        Ok(Ok(()) | Err(BootError::Stopped)) | Err(_) => None,
         Ok(Err(error)) => Some(error),
     };
     if let Some(error) = failed {

@@ -12,6 +12,7 @@ use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::hooks::{self, Led, late};
@@ -65,7 +66,11 @@ pub(super) async fn start(
 
     let store = boot.store().await?;
     let venue = boot.venue().await?;
-    let prices = boot.market(&venue)?;
+    let go = CancellationToken::new();
+    let prices = boot.market(&venue, go.clone())?;
+    if !options.replay {
+        go.cancel();
+    }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
     let (registry, accounts) = boot.engines(options, &store, &venue, &prices, &hub, draining).await?;
@@ -91,7 +96,10 @@ pub(super) async fn start(
     }
     announce(&format!("listening on http://{address}"));
     if options.demo {
-        boot.demo(&store, registry, &accounts).await?;
+        boot.demo(&store, registry, &accounts, go).await?;
+    }
+    if options.replay {
+        boot.stop_after(prices.finished())?;
     }
     Ok(())
 }
@@ -152,12 +160,15 @@ impl Boot<'_> {
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
-    fn market(&self, venue: &PaperVenue) -> Result<MarketHub, BootError> {
+    fn market(&self, venue: &PaperVenue, go: CancellationToken) -> Result<MarketHub, BootError> {
         let stop = self.handle.token(self.phases.close_streams);
         let (runner, hub) = MarketRunner::open(&self.config.market, self.clock)?;
-        let feeding = runner.run(Some(venue.clone()), stop);
+        let venue = venue.clone();
         self.run(self.phases.close_streams, "market feed", async move {
-            if let Err(error) = feeding.await {
+            if stop.run_until_cancelled(go.cancelled()).await.is_none() {
+                return;
+            }
+            if let Err(error) = runner.run(Some(venue), stop).await {
                 tracing::error!(%error, "market data ended");
             }
         })?;
@@ -291,7 +302,7 @@ impl Boot<'_> {
     ) -> axum::Router {
         let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
         let health = views.clone();
-        let engines: Arc<dyn Engines> = Arc::clone(registry) as Arc<dyn Engines>;
+        let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
         http::router(http::Deps {
             store: Arc::clone(store),
             engines,
@@ -327,6 +338,7 @@ impl Boot<'_> {
         store: &Arc<dyn Store>,
         registry: Arc<EngineRegistry>,
         accounts: &[(AccountId, String)],
+        go: CancellationToken,
     ) -> Result<(), BootError> {
         let Some((account, _)) = accounts.iter().find(|(_, label)| label == demo::LABEL).cloned() else {
             return Ok(());
@@ -351,6 +363,19 @@ impl Boot<'_> {
                 }
             };
             stop.run_until_cancelled(making).await;
+            go.cancel();
+        })?;
+        Ok(())
+    }
+
+    /// Stops the server when the replay has ended.
+    fn stop_after(&self, mut finished: watch::Receiver<bool>) -> Result<(), BootError> {
+        let (handle, stop) = (self.handle.clone(), self.handle.begun());
+        self.run(self.phases.announce, "end of the replay", async move {
+            let ended = finished.wait_for(|finished| *finished);
+            if stop.run_until_cancelled(ended).await.is_some() {
+                handle.trigger(Reason::Manual("the replay has ended".into()));
+            }
         })?;
         Ok(())
     }

@@ -108,11 +108,15 @@ pub enum MigrateCommand {
 /// Options of `main replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// A public `trades` or `bookTicker` CSV file
-    pub file: PathBuf,
+    /// A public `bookTicker` CSV file, and the `trades` file of the same time if there is one
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
     /// The symbol, if the file's name does not begin with it
     #[arg(long)]
     pub symbol: Option<String>,
+    /// How fast: 1 is real time, 60 a minute in a second
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub speed: u32,
 }
 
 /// Options of `main audit`.

@@ -3,41 +3,66 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{ExitCode, Failure, Global, ReplayArgs};
+use super::{ExitCode, Failure, Global, ReplayArgs, audit, http};
+use crate::boot::{self, HttpOptions};
+use crate::build_info::BUILD_ID;
 use crate::config::Loaded;
 
 pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let scratch = Scratch::new()?;
     let loaded = configure(global, args, &scratch.0)?;
-    let _metrics = global.telemetry(&loaded)?;
-    // boot::replay(loaded.config) belongs here: it returns what was traded, and then the audit runs.
-    Err(Failure::new(ExitCode::Unexpected, "the server is not part of this build"))
+    let metrics = global.telemetry(&loaded)?;
+    let (database, ledger) = (loaded.config.database(), loaded.config.venue_ledger());
+    let options = HttpOptions { demo: true, replay: true, build_id: BUILD_ID.to_owned() };
+    let report = boot::http(loaded.config, options, metrics)?;
+    let code = http::code_of(&report);
+    if code != ExitCode::Ok {
+        return Ok(code);
+    }
+    super::block_on(audit::check(global, &database, &ledger, Duration::ZERO, None))
 }
 
-/// The configuration with the file as the only source of prices, as fast as possible, and everything below `scratch`.
+/// The configuration with the files as the only source of prices, and everything below `scratch`.
 fn configure(global: &Global, args: &ReplayArgs, scratch: &Path) -> Result<Loaded, Failure> {
-    let name = args.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let kind = match name.to_lowercase() {
-        lower if lower.contains("bookticker") => "market.replay.book",
-        lower if lower.contains("trades") => "market.replay.trades",
-        _ => {
-            let message = format!("{}: neither `trades` nor `bookTicker` is part of its name", args.file.display());
-            return Err(Failure::new(ExitCode::Usage, message)
-                .help("keep the name of the public file, such as BTCUSDT-trades-2025-11-01.csv"));
-        }
-    };
-    let symbol = args.symbol.clone().unwrap_or_else(|| name.split('-').next().unwrap_or_default().to_owned());
     let in_scratch = |file: &str| scratch.join(file).to_string_lossy().into_owned();
-    global.load(&[
+    let mut flags = vec![
         ("data_dir", scratch.to_string_lossy().into_owned(), "FILE"),
         ("store.path", in_scratch("hotgo.db"), "FILE"),
         ("venue.paper.ledger", in_scratch("venue.ledger"), "FILE"),
+        ("server.bind", "127.0.0.1:0".to_owned(), "FILE"),
         ("market.source", "replay".to_owned(), "FILE"),
-        ("market.replay.symbol", symbol, "FILE"),
-        (kind, args.file.to_string_lossy().into_owned(), "FILE"),
-        ("market.replay.speed", "0".to_owned(), "FILE"),
-    ])
+        ("market.replay.speed", args.speed.to_string(), "--speed"),
+    ];
+    for file in &args.files {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        flags.push((kind(file, &name)?, file.to_string_lossy().into_owned(), "FILE"));
+        if flags.iter().all(|(key, ..)| *key != "market.replay.symbol") {
+            let symbol = args.symbol.clone().unwrap_or_else(|| name.split('-').next().unwrap_or_default().to_owned());
+            flags.push(("market.replay.symbol", symbol, "FILE"));
+        }
+    }
+    if flags.iter().all(|(key, ..)| *key != BOOK) {
+        return Err(Failure::new(ExitCode::Usage, "robots trade on quotes, and no `bookTicker` file is named")
+            .help("name the bookTicker file of the same day too"));
+    }
+    global.load(&flags)
+}
+
+const BOOK: &str = "market.replay.book";
+
+/// Which of the two kinds of file this is, by the name that its publisher gave it.
+fn kind(file: &Path, name: &str) -> Result<&'static str, Failure> {
+    match name.to_lowercase() {
+        lower if lower.contains("bookticker") => Ok(BOOK),
+        lower if lower.contains("trades") => Ok("market.replay.trades"),
+        _ => {
+            let message = format!("{}: neither `trades` nor `bookTicker` is part of its name", file.display());
+            Err(Failure::new(ExitCode::Usage, message)
+                .help("keep the name of the public file, such as BTCUSDT-bookTicker-2025-11-01.csv"))
+        }
+    }
 }
 
 /// A directory of this process, removed with everything in it.

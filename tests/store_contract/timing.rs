@@ -96,7 +96,9 @@ async fn timing() {
             result.unwrap();
         }
         merged.push(started.elapsed());
-        held.iter_mut().for_each(|(held, _)| held.seq += 1);
+        for (held, _) in &mut held {
+            held.seq += 1;
+        }
         let orders: Vec<Order> = twins.iter().map(|(_, robot)| order(robot.id, n)).collect();
         raw_merged.push(raw(&mut database, &orders, n + 1));
     }

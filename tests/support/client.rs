@@ -119,6 +119,53 @@ impl Client {
     }
 }
 
+/// One connection that stays open between requests.
+pub(crate) struct KeptAlive {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    token: String,
+    _connection: tokio::task::JoinSet<()>,
+}
+
+impl KeptAlive {
+    /// Connects, and asks once, so that the connection is an idle one from then on.
+    pub(crate) async fn open(address: SocketAddr, token: String) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let mut connections = tokio::task::JoinSet::new();
+        connections.spawn(async move {
+            // How it ends shows in the answers.
+            let _ended = connection.await;
+        });
+        let mut kept = Self { sender, token, _connection: connections };
+        assert_eq!(kept.get("/api/health/live").await.status, 200);
+        kept
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.ask(Request::builder().uri(path), String::new()).await
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Answer {
+        let request = Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
+        self.ask(request, body.to_string()).await
+    }
+
+    async fn ask(&mut self, request: hyper::http::request::Builder, body: String) -> Answer {
+        let request = request.header("host", "localhost").header("authorization", format!("Bearer {}", self.token));
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let answer = async {
+            self.sender.ready().await.unwrap();
+            let (head, body) = self.sender.send_request(request).await.unwrap().into_parts();
+            Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body: body.collect().await.unwrap().to_bytes(),
+            }
+        };
+        timeout(ANSWER, answer).await.unwrap()
+    }
+}
+
 async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> io::Result<Answer>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

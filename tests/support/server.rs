@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::audit::{Verdict, audit};
+use super::client::KeptAlive;
 use super::{Client, Socket, eventually, within};
 
 /// How long a start may take, recovery included, on a busy machine.
@@ -370,6 +371,18 @@ impl Server {
             Err(_) => Some(()),
         };
         eventually(Duration::from_secs(5), "the shutdown begins", begun).await;
+    }
+
+    /// Waits until this phase of the shutdown runs.
+    pub(crate) async fn wait_phase(&self, name: &str) {
+        let admin = self.admin();
+        let runs = async || (admin.get("/status").await.ok()?.json()["phase"] == name).then_some(());
+        eventually(Duration::from_secs(5), format!("the phase {name}"), runs).await;
+    }
+
+    /// A connection that stays open between requests.
+    pub(crate) async fn keep_alive(&self) -> KeptAlive {
+        KeptAlive::open(self.address(), self.token().to_owned()).await
     }
 
     /// SIGTERM, and a clean end.

@@ -321,7 +321,7 @@ proptest! {
         world.outcome("stop grid", Wish::StopRobot { robot: grid, policy: None });
         world.crash();
         world.settle();
-        world.pass(Duration::from_secs(60));
+        world.pass(Duration::from_mins(1));
         prop_assert!(world.engine.is_ready());
         prop_assert_eq!(world.engine.unresolved().count(), 0);
         let tables = fold(&world.events);

@@ -99,7 +99,7 @@ async fn a_feed_that_was_frozen_does_not_rush_through_what_it_missed() {
     let start = Instant::now();
     assert_eq!(pace.due(Timestamp::from_millis(0), start), None);
     assert_eq!(pace.due(Timestamp::from_millis(100), start), Some(start + Duration::from_millis(100)));
-    let thawed = start + Duration::from_secs(3600);
+    let thawed = start + Duration::from_hours(1);
     assert_eq!(pace.due(Timestamp::from_millis(200), thawed), None);
     assert_eq!(pace.due(Timestamp::from_millis(300), thawed), Some(thawed + Duration::from_millis(100)));
 }
