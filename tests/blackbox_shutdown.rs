@@ -123,7 +123,7 @@ async fn during_the_hold_it_is_not_ready_and_still_takes_signals() {
     let not_ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 503);
     eventually(Duration::from_secs(2), "readiness turns 503", not_ready).await;
     // Load balancers have not seen it yet: nobody who is still sent here is turned away.
-    server.signal(&robot, "in the hold").await.unwrap().ok();
+    server.signal(&robot, "in-the-hold").await.unwrap().ok();
     assert_eq!(server.wait_exit(BUDGET + Duration::from_secs(2)).await, Exit::CLEAN);
 }
 
