@@ -6,7 +6,7 @@ use shutdown_coordinator::{HookContext, Late, ShutdownHandle, Task};
 use tokio::sync::watch;
 
 use super::{BootError, Phases};
-use crate::engines::{EngineRegistry, Engines, Stage};
+use crate::engines::{EngineRegistry, Engines, Farewell, Stage};
 use crate::stream::Drain;
 
 /// A hook that came too late: the shutdown began while the server started.
@@ -17,7 +17,7 @@ pub(super) fn late<F>(_: Late<F>) -> BootError {
 /// What the hooks lead through the shutdown.
 pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
-    pub(super) drivers: Vec<(String, Task<Vec<String>>)>,
+    pub(super) drivers: Vec<(String, Task<Farewell>)>,
     pub(super) draining: watch::Sender<Option<Drain>>,
 }
 
@@ -46,13 +46,16 @@ pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Res
         .on(phases.persist_state, "engines", move |cx| async move {
             registry.advance(Stage::Stop);
             for (account, driver) in drivers {
-                let unresolved = match driver.await {
-                    Ok(unresolved) => unresolved,
+                let Farewell { unresolved, failure } = match driver.await {
+                    Ok(farewell) => farewell,
                     Err(error) => {
                         cx.unclean(format!("account {account}: {error}"));
                         continue;
                     }
                 };
+                if let Some(failure) = failure {
+                    cx.unclean(format!("account {account}: its last state was not persisted: {failure}"));
+                }
                 for order in unresolved {
                     cx.unclean(format!(
                         "order {order} of account {account} is left UNKNOWN; it is resolved at the next start"

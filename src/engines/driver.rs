@@ -62,6 +62,15 @@ const STATUS_EVERY: Duration = Duration::from_millis(50);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
+/// How a driver took its leave.
+#[derive(Debug, Default)]
+pub struct Farewell {
+    /// Orders left UNKNOWN; the next start resolves them.
+    pub unresolved: Vec<String>,
+    /// Why the last state was not persisted, if it was not.
+    pub failure: Option<String>,
+}
+
 /// Why a session with one engine ended.
 enum End {
     /// The server stops; everything is persisted.
@@ -135,9 +144,10 @@ impl Driver {
         &self.account
     }
 
-    /// Drives the engine until the registry's stage is [`Stage::Stop`]. Returns how many orders are left unresolved.
-    pub async fn run(mut self) -> Vec<String> {
+    /// Drives the engine until the registry's stage is [`Stage::Stop`].
+    pub async fn run(mut self) -> Farewell {
         let mut wait = RETRY_FIRST;
+        let mut failure = None;
         loop {
             let end = match Session::start(&mut self).await {
                 Ok(session) => {
@@ -151,6 +161,8 @@ impl Driver {
             self.face.update(|status| (status.ready, status.state) = (false, "recovering"));
             self.refuse_waiting(&SubmitError::Unconfirmed);
             if stopping {
+                // A start that was cut short has nothing to persist.
+                failure = (!matches!(error, SessionError::Stopping)).then(|| chain(&error));
                 break;
             }
             tracing::error!(account = %self.account.label, error = %chain(&error), "engine starts anew");
@@ -161,7 +173,8 @@ impl Driver {
         self.refuse_waiting(&SubmitError::Stopping);
         self.face.update(|status| (status.ready, status.state) = (false, "stopped"));
         self.face.drained.send_replace(true);
-        self.face.status().unresolved.into_iter().map(|(id, _)| id.to_string()).collect()
+        let unresolved = self.face.status().unresolved.into_iter().map(|(id, _)| id.to_string()).collect();
+        Farewell { unresolved, failure }
     }
 
     fn refuse_waiting(&mut self, error: &SubmitError) {

@@ -5,7 +5,7 @@ mod registry;
 
 use std::time::Duration;
 
-pub use driver::{Driver, Ports};
+pub use driver::{Driver, Farewell, Ports};
 pub use registry::{EngineRegistry, Stage};
 
 use trading::command::{Command, Record};

@@ -256,7 +256,8 @@ impl Engine {
     pub fn next_wake(&self) -> Option<Timestamp> {
         let asking = self.asking.values().filter(|a| !a.in_flight).map(|a| a.next_at);
         let robots = self.seats.values().filter_map(|seat| self.seat_wake(seat));
-        asking.chain(robots).chain(self.fetch_retry_at).chain(self.recovery.retry_at).min()
+        let intents = self.intents.iter().filter_map(|id| self.order(id)?.expires_at);
+        asking.chain(robots).chain(intents).chain(self.fetch_retry_at).chain(self.recovery.retry_at).min()
     }
 
     /// The lease epoch under which this engine commits.
@@ -343,15 +344,7 @@ impl Engine {
         self.ask_due(now);
         self.retry_fetches(now);
         self.retry_recovery(now);
-        let due: Vec<RobotId> = self
-            .seats
-            .values()
-            .filter(|seat| self.seat_wake(seat).is_some_and(|at| at <= now))
-            .map(|seat| seat.robot.id)
-            .collect();
-        for robot in due {
-            self.occasions.push_back((robot, Due::Timer));
-        }
+        self.wake_robots(now);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::{Due, Engine, Mode};
 use crate::event::Event;
@@ -35,10 +36,14 @@ pub(super) struct Seat {
     pub(super) policy_now: Option<StopPolicy>,
     rate: Rate,
     started: bool,
+    /// It was just woken: a strategy that leaves its wake-up in the past is woken again only after a while.
+    woken_at: Option<Timestamp>,
 }
 
 /// More answers than this in one step is a robot that feeds itself: it is quarantined.
 const ANSWERS_PER_STEP: usize = 2_000;
+/// The least time between two wake-ups of a robot.
+const WAKE_PAUSE: Duration = Duration::from_millis(50);
 
 impl Seat {
     pub(super) fn new(robot: Robot, state: StrategyState, position: Position) -> Self {
@@ -53,6 +58,7 @@ impl Seat {
             policy_now: None,
             rate: Rate::default(),
             started: false,
+            woken_at: None,
         }
     }
 
@@ -85,7 +91,27 @@ impl Engine {
     pub(super) fn seat_wake(&self, seat: &Seat) -> Option<Timestamp> {
         let trades =
             self.is_ready() && self.mode == Mode::Running && seat.robot.run == RunState::Running && seat.started;
-        if trades && seat.unknown == 0 { robot::wake_at(&seat.robot.config, &seat.state) } else { None }
+        if !trades || seat.unknown > 0 {
+            return None;
+        }
+        let at = robot::wake_at(&seat.robot.config, &seat.state)?;
+        Some(seat.woken_at.map_or(at, |woken| at.max(woken.after(WAKE_PAUSE))))
+    }
+
+    /// Tells the robots whose time has come.
+    pub(super) fn wake_robots(&mut self, now: Timestamp) {
+        let due: Vec<RobotId> = self
+            .seats
+            .values()
+            .filter(|seat| self.seat_wake(seat).is_some_and(|at| at <= now))
+            .map(|seat| seat.robot.id)
+            .collect();
+        for robot in due {
+            if let Some(seat) = self.seats.get_mut(&robot) {
+                seat.woken_at = Some(now);
+            }
+            self.occasions.push_back((robot, Due::Timer));
+        }
     }
 
     /// Asks robots until none has anything left to answer in this step, then lets waiting intents go.
@@ -360,5 +386,112 @@ impl Engine {
             (robot.run, robot.reason) = (RunState::Quarantined, Some(reason.to_owned()));
         });
         self.alarm(format!("robot quarantined: {reason}"), None, Some(robot), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::command::{Command, NewRobot, Outcome, Wish};
+    use crate::engine::{Effect, Input, Settings, Snapshot};
+    use crate::exchange::{StreamEvent, VenueBalance};
+    use crate::ids::{AccountId, Epoch, Seq};
+    use crate::market::{Asset, SymbolInfo};
+    use crate::risk::Limits;
+    use crate::robot::follower;
+    use crate::signal::Action;
+
+    fn engine() -> Engine {
+        let settings = Settings {
+            namespace: "test".into(),
+            limits: Limits::default(),
+            recv_window: Duration::from_secs(5),
+            absence_margin: Duration::from_secs(10),
+        };
+        let snapshot = Snapshot {
+            account: AccountId(1),
+            last_seq: Seq(0),
+            robots: Vec::new(),
+            states: Vec::new(),
+            orders: Vec::new(),
+            positions: Vec::new(),
+            balances: Vec::new(),
+            recent_trades: Vec::new(),
+        };
+        let symbol = SymbolInfo {
+            symbol: "BTCUSDT".parse().unwrap(),
+            base: Asset::new("BTC"),
+            quote: Asset::new("USDT"),
+            tick: "0.01".parse().unwrap(),
+            lot: "0.001".parse().unwrap(),
+            min_qty: "0.001".parse().unwrap(),
+            min_notional: "5".parse().unwrap(),
+            max_open_orders: 10,
+        };
+        let now = Timestamp::from_millis(1);
+        let (mut engine, _) = Engine::recover(settings, snapshot, Epoch(1), vec![symbol], now);
+        let funds = VenueBalance { asset: Asset::new("USDT"), total: "1000".parse().unwrap() };
+        for input in
+            [Input::Stream(StreamEvent::Up), Input::OpenOrders(Some(Vec::new())), Input::Balances(Some(vec![funds]))]
+        {
+            let _step = engine.step(input, now);
+        }
+        assert!(engine.is_ready());
+        engine
+    }
+
+    fn outcome(engine: &mut Engine, key: &str, wish: Wish) -> Outcome {
+        let command = Command { source: "test".into(), dedup_key: key.into(), wish };
+        let step = engine.step(Input::Command { ticket: 1, command }, Timestamp::from_millis(2));
+        let answers = step.effects.into_iter().filter_map(|effect| match effect {
+            Effect::Reply { record, .. } => Some(record.outcome),
+            _ => None,
+        });
+        answers.last().unwrap()
+    }
+
+    fn follower(engine: &mut Engine, name: &str) -> RobotId {
+        let config = RobotConfig::Follower(follower::Config { default_qty: "0.1".parse().unwrap() });
+        let new = NewRobot {
+            name: name.into(),
+            symbol: "BTCUSDT".parse().unwrap(),
+            config,
+            limits: Limits::default(),
+            stop_policy: StopPolicy::Keep,
+            start: true,
+            webhook_hash: None,
+        };
+        match outcome(engine, name, Wish::CreateRobot(new)) {
+            Outcome::Done { robot: Some(robot), .. } => robot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The first robot's strategy has a bug; the others' have none.
+    fn buggy(view: &View<'_>, state: &StrategyState, occasion: Occasion<'_>) -> Answer {
+        assert!(view.robot.name != "buggy" || !matches!(occasion, Occasion::Signal(_)), "index out of range");
+        robot::decide(view, state, occasion)
+    }
+
+    #[test]
+    fn a_robot_that_panics_is_quarantined_and_its_account_lives_on() {
+        let mut engine = engine();
+        engine.decide = buggy;
+        let robots: BTreeMap<&str, RobotId> = ["buggy", "sound"].map(|name| (name, follower(&mut engine, name))).into();
+        let order = OrderKind::Limit { price: "100".parse().unwrap() };
+        let buy = |robot| {
+            let action = Action::Buy { qty: None, order, tif: TimeInForce::Gtc };
+            Wish::Signal(Signal { robot, action, expires_at: None })
+        };
+        let failed = outcome(&mut engine, "a", buy(robots["buggy"]));
+        assert!(matches!(failed, Outcome::Skipped { .. }), "{failed:?}");
+        let seat = &engine.seats[&robots["buggy"]];
+        assert_eq!(seat.robot.run, RunState::Quarantined);
+        assert!(seat.robot.reason.as_deref().unwrap().contains("index out of range"));
+        assert!(matches!(outcome(&mut engine, "b", buy(robots["sound"])), Outcome::Done { .. }));
+        let again = outcome(&mut engine, "c", buy(robots["buggy"]));
+        assert!(matches!(again, Outcome::Skipped { .. }), "a quarantined robot is not asked: {again:?}");
     }
 }
