@@ -18,7 +18,7 @@
 //! | `{"op":"subscribed","account":1,"from_seq":42,"head_seq":50}` | the next event of the account is number 42 |
 //! | `{"op":"unsubscribed","accounts":[1]}` | |
 //! | `{"op":"pong"}` | |
-//! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":{"kind":"order",..}}` | see [`wire`] for the kinds |
+//! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":"order","data":{..}}` | what `GET /api/events` gives, see [`EventOut`](crate::orders::EventOut) |
 //! | `{"op":"resync","account":1,"reason":"ahead"\|"too_old","head_seq","oldest_seq"}` | not followed (any more): `since_seq` is above the ledger's head, because the ledger went back, or older than what it holds. Read the state anew, then subscribe |
 //! | `{"op":"draining","reason":"stop"\|"upgrade","resume":{"1":57}}` | a shutdown has begun; events go on until the Close |
 //! | `{"op":"error","code":"bad_request"\|"not_found","detail","account"}` | the request changed nothing |
@@ -41,7 +41,7 @@ mod hub;
 mod peer;
 mod protocol;
 mod session;
-pub mod wire;
+mod wire;
 
 use std::any::Any;
 use std::fmt;
