@@ -24,9 +24,10 @@
 //! | `{"op":"error","code":"bad_request"\|"not_found","detail","account"}` | the request changed nothing |
 //!
 //! Close codes: 1001 the server goes away, 1012 it restarts (connect again at once), 1013 the session was too slow or the
-//! store did not answer (connect again later), 1008 not authenticated, or no pong for two ping intervals, 1009, 1003. The
-//! reason is `{"resume":{"1":57}}`: every event up to number 57 of account 1 came before this Close. If that does not fit
-//! into the 123 bytes of a reason, it is `{"resume_accounts":12}`, and the map came in a `draining` message just before.
+//! store did not answer (connect again later), 1008 not authenticated, no pong for two ping intervals, or the key was
+//! revoked, which is looked at before each ping, 1009, 1003. The reason is `{"resume":{"1":57}}`: every event up to number
+//! 57 of account 1 came before this Close. If that does not fit into the 123 bytes of a reason, it is
+//! `{"resume_accounts":12}`, and the map came in a `draining` message just before.
 //!
 //! # How it works
 //!
@@ -69,7 +70,7 @@ pub struct Settings {
     pub max_sessions: usize,
     /// How long a session has to authenticate.
     pub auth_timeout: Duration,
-    /// Time between pings. A session without a pong for two of them is closed.
+    /// Time between pings. A session without a pong for two of them is closed, and one whose key was revoked.
     pub ping_interval: Duration,
     /// How long a session's socket may take for one round of messages. Then the session is closed as too slow.
     pub send_timeout: Duration,
