@@ -266,7 +266,7 @@ async fn an_older_schema_within_the_range_works_without_migrating() {
     let old = OpenOptions { schema: first, ..OpenOptions::default() };
     Running::open(&path, old).await.unwrap().stop().await;
 
-    // What the release before the first that needs a newer schema would accept.
+    // A release that still works on the first schema.
     let stay = OpenOptions { migrate: false, schema: Schema::new(all, 1..=SCHEMA_MAX), ..OpenOptions::default() };
     let running = Running::open(&path, stay).await.unwrap();
     let (held, robot) = Held::with_robot(running.store()).await;
