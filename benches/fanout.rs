@@ -23,7 +23,7 @@ mod stream_support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hotgo::stream::wire::EventWire;
+use hotgo::orders::EventOut;
 use stream_support::{PATIENCE, Server, settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -77,7 +77,7 @@ fn events() -> Vec<Recorded> {
 
 /// The websocket frame that a session gets for this event.
 fn frame(event: &Recorded) -> Vec<u8> {
-    let json = serde_json::to_string(&EventWire::from(event)).unwrap();
+    let json = serde_json::to_string(&EventOut::new(AccountId(1), event)).unwrap();
     let text = format!(r#"{{"op":"event","account":1,{}"#, &json[1..]);
     let length = u16::try_from(text.len()).unwrap();
     assert!(length > 125);

@@ -84,3 +84,24 @@ async fn a_client_that_resumes_its_websocket_sees_every_event_once_and_in_order(
     }
     server.assert_stops_clean().await;
 }
+
+#[tokio::test]
+async fn the_demo_finds_its_robots_made_at_its_second_start() {
+    let mut installation = Installation::new();
+    installation.arguments(&["--demo"]);
+    for starts in 1..=2 {
+        let server = installation.start().await;
+        let client = server.client();
+        let fills = async || list(&client.get("/api/fills?limit=500").await.unwrap().ok()).len();
+        let before = fills().await;
+        let trading = async || {
+            let robots = list(&client.get("/api/robots").await.unwrap().ok());
+            (robots.len() == 3 && fills().await > before).then_some(())
+        };
+        eventually(Duration::from_secs(20), "three robots trade", trading).await;
+        let events = list(&client.get("/api/events?limit=1000").await.unwrap().ok());
+        let taken = events.iter().filter(|event| event["event"] == "started").count();
+        assert_eq!(taken, starts, "the engine had to start anew");
+        server.assert_stops_clean().await;
+    }
+}

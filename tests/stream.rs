@@ -23,8 +23,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::SinkExt;
+use hotgo::auth::Authenticator;
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
-use hotgo::store::{Commit, Store};
+use hotgo::store::{Commit, Role, Store};
 use hotgo::stream::{Drain, MAX_MESSAGE_BYTES};
 use serde_json::json;
 use stream_support::{Client, PATIENCE, Said, Server, alarms, settings};
@@ -32,6 +33,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
+use trading::time::Timestamp;
 
 /// Small, seeded, good enough to shuffle a test.
 struct Dice(u64);
@@ -369,6 +371,24 @@ async fn a_peer_without_pongs_is_closed_and_one_with_pongs_is_not() {
     assert!(heard.ends_with(&[&[0x88, 9, 3, 240][..], b"no pong"].concat()), "{heard:?}");
     server.commit(1, 1, "x");
     alive.events(1, 0, 1).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_key_is_revoked_is_closed_with_1008_at_the_next_ping() {
+    let server =
+        Server::start(hotgo::stream::Settings { ping_interval: Duration::from_millis(40), ..settings() }, 16).await;
+    server.open_account(1);
+    let mut stays = server.follow(1, None).await;
+    let keys = Authenticator::new(Arc::clone(&server.store) as Arc<dyn Store>);
+    let other = keys.create_key("other", Role::Viewer, Timestamp::from_micros(0)).await.unwrap();
+    let bearer = format!("Bearer {}", other.token.into_text());
+    let mut leaves = server.connect_with(&[("authorization", &bearer)], "").await.unwrap();
+    assert_eq!(leaves.json().await["op"], "welcome");
+
+    server.store.revoke_api_key(&other.key.id, Timestamp::from_micros(1)).await.unwrap();
+    assert_eq!(leaves.close_frame().await, (1008, "the key was revoked".to_owned()));
+    server.commit(1, 1, "x");
+    stays.events(1, 0, 1).await;
 }
 
 #[tokio::test]

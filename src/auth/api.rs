@@ -8,14 +8,16 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use trading::time::Timestamp;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Authenticator, Principal};
 use crate::clock::Clock;
-use crate::http::{Json, Problem, text};
-use crate::store::{AuditEntry, Role, Store};
+use crate::http::page::Page;
+use crate::http::{Json, Params, Problem, text};
+use crate::store::{ApiKey, AuditEntry, Revocation, Role, Store};
 
 /// Lets a request pass only with a valid token, and notes whose it is.
 pub(crate) async fn authenticated(
@@ -75,7 +77,11 @@ pub(crate) struct KeysState {
 }
 
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>(state: KeysState) -> OpenApiRouter<S> {
-    OpenApiRouter::new().routes(routes!(create_key)).routes(routes!(who_am_i)).with_state(state)
+    OpenApiRouter::new()
+        .routes(routes!(keys, create_key))
+        .routes(routes!(who_am_i))
+        .routes(routes!(revoke_key))
+        .with_state(state)
 }
 
 /// What a credential may do. Each includes the one before it.
@@ -164,6 +170,75 @@ async fn create_key(
         token: made.token.into_text(),
     };
     Ok((StatusCode::CREATED, axum::Json(out)).into_response())
+}
+
+/// A key, without anything that would let one in.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
+struct KeyOut {
+    /// Names it in logs and audit: not a secret.
+    id: String,
+    name: String,
+    role: RoleWire,
+    created_at_us: i64,
+    /// When it was revoked.
+    revoked_at_us: Option<i64>,
+}
+
+impl From<ApiKey> for KeyOut {
+    fn from(key: ApiKey) -> Self {
+        Self {
+            id: key.id,
+            name: key.name,
+            role: key.role.into(),
+            created_at_us: key.created_at.micros(),
+            revoked_at_us: key.revoked_at.map(Timestamp::micros),
+        }
+    }
+}
+
+/// All API keys, oldest first
+///
+/// Role admin. Revoked ones are listed too.
+#[utoipa::path(get, path = "/api/keys", tag = "keys", responses(
+    (status = 200, description = "They", body = Page<KeyOut>),
+    (status = 403, description = "The key's role is too low"),
+))]
+async fn keys(State(state): State<KeysState>, Admin(_caller): Admin) -> Result<axum::Json<Page<KeyOut>>, Problem> {
+    Ok(axum::Json(Page::whole(state.store.api_keys().await?)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct KeyPath {
+    /// The key.
+    #[param(example = "6b1f0a2c3d4e5f60")]
+    id: String,
+}
+
+/// Revoke an API key
+///
+/// Role admin. Requests with it are refused from now on; its websockets are closed at their next ping. Sending this again
+/// changes nothing. The last key with the role admin stays.
+#[utoipa::path(delete, path = "/api/keys/{id}", tag = "keys", params(KeyPath), responses(
+    (status = 204, description = "Revoked"),
+    (status = 403, description = "The key's role is too low"),
+    (status = 409, description = "It is the last admin key"),
+))]
+async fn revoke_key(
+    State(state): State<KeysState>,
+    Admin(caller): Admin,
+    Params(path): Params<KeyPath>,
+) -> Result<StatusCode, Problem> {
+    let now = state.clock.now();
+    match state.store.revoke_api_key(&path.id, now).await? {
+        Revocation::Revoked => {}
+        Revocation::NotFound => return Err(Problem::NotFound("API key".into())),
+        Revocation::LastAdmin => return Err(Problem::LastAdminKey),
+    }
+    let actor = caller.key_id.to_string();
+    state.store.append_audit(&AuditEntry { at: now, actor, act: "key.revoke".into(), target: path.id }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The key behind a token.

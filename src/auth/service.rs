@@ -49,7 +49,7 @@ pub struct NewKey {
     pub token: Secret,
 }
 
-/// Recognises tokens. Keeps nothing: a key taken out of the store is refused at the next request.
+/// Recognises tokens. Keeps nothing: a key that is revoked is refused at the next request.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     store: Arc<dyn Store>,
@@ -77,6 +77,15 @@ impl Authenticator {
         Ok(Principal { key_id: key.id.into(), name: key.name.into(), role: key.role })
     }
 
+    /// Whether the key of somebody recognised earlier has not been revoked since. Cancel safe: it only reads.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn is_still_valid(&self, principal: &Principal) -> Result<bool, StoreError> {
+        let keys = self.store.api_keys().await?;
+        Ok(keys.iter().any(|key| *key.id == *principal.key_id && key.revoked_at.is_none()))
+    }
+
     /// Makes a key and stores its hash.
     ///
     /// # Errors
@@ -86,7 +95,7 @@ impl Authenticator {
         let hash = token.hash();
         // The first digits of the hash name the key: unique without asking, and no way back to the token.
         let id = hash.chars().take(16).collect();
-        let key = ApiKey { id, name: name.to_owned(), hash, role, created_at: now };
+        let key = ApiKey { id, name: name.to_owned(), hash, role, created_at: now, revoked_at: None };
         self.store.add_api_key(&key).await?;
         Ok(NewKey { key, token })
     }

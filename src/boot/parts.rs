@@ -27,7 +27,7 @@ use crate::gateway::RequestWindow;
 use crate::gateway::paper::PaperVenue;
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
-use crate::signals::{IntakeClosed, IntakeGate, IntakeGuard};
+use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
 use crate::store::Store;
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
@@ -348,12 +348,14 @@ impl Boot<'_> {
         let secret = Secret::random("");
         let is_new = store.robots(Some(account)).await?.is_empty();
         let commands = demo::commands(&info.symbol, symbol.start_price, &secret.hash());
+        // Looks first whether they were made by an earlier start.
+        let intake = Commands::new(Arc::clone(store), Arc::<EngineRegistry>::clone(&registry));
         let stop = self.handle.token(self.phases.stop_new_signals);
         self.run(self.phases.stop_new_signals, "demo robots", async move {
             let making = async {
                 registry.ready(Duration::from_millis(10)).await;
                 for command in commands {
-                    if let Err(error) = registry.submit(account, command).await {
+                    if let Err(error) = intake.decide(account, command).await {
                         tracing::warn!(%error, "a demo robot was not made");
                     }
                 }

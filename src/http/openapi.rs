@@ -60,7 +60,7 @@ pub(super) fn finish(mut document: Document) -> Text {
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key's token")).build();
     components.add_security_scheme("token", SecurityScheme::Http(scheme));
     for (path, item) in &mut document.paths.paths {
-        for (post, operation) in [(false, &mut item.get), (true, &mut item.post)] {
+        for (post, operation) in [(false, &mut item.get), (true, &mut item.post), (false, &mut item.delete)] {
             if let Some(operation) = operation {
                 add_problems(path, post, operation);
             }

@@ -68,6 +68,9 @@ pub enum Problem {
     /// The risk rules refuse it.
     #[error("refused by a risk rule: {0}")]
     Denied(String),
+    /// Without this key nobody could make keys any more.
+    #[error("this is the last key with the role admin; make another one first")]
+    LastAdminKey,
     /// Not now. Nothing was done, or what was done will be found again by the same idempotency key.
     #[error("{detail}; send the same request again, with the same idempotency key")]
     Unavailable {
@@ -132,7 +135,7 @@ impl Problem {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Invalid(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Denied(_) => StatusCode::CONFLICT,
+            Self::Denied(_) | Self::LastAdminKey => StatusCode::CONFLICT,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -154,6 +157,7 @@ impl Problem {
             Self::Invalid(_) => "invalid-field",
             Self::KeyReused => "idempotency-key-reused",
             Self::Denied(_) => "denied-by-risk",
+            Self::LastAdminKey => "last-admin-key",
             Self::Unavailable { .. } => "unavailable",
             Self::Full => "disk-full",
             Self::Internal => "internal",
@@ -174,6 +178,7 @@ impl Problem {
             Self::Invalid(_) => "A field makes no sense",
             Self::KeyReused => "Idempotency key reused",
             Self::Denied(_) => "Denied by a risk rule",
+            Self::LastAdminKey => "The last admin key",
             Self::Unavailable { .. } => "Not now",
             Self::Full => "Disk full",
             Self::Internal => "Server failure",

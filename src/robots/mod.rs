@@ -3,4 +3,4 @@
 pub(crate) mod api;
 mod wire;
 
-pub use wire::RobotOut;
+pub use wire::{RobotOut, StateOut};

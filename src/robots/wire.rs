@@ -5,7 +5,8 @@ use trading::command::NewRobot;
 use trading::market::Symbol;
 use trading::money::{Amount, Qty};
 use trading::risk::Limits;
-use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, dca, follower, grid};
+use trading::robot::{DesiredState, Robot, RobotConfig, RunState, StopPolicy, StrategyState, dca, follower, grid};
+use trading::time::Timestamp;
 use utoipa::ToSchema;
 
 use crate::auth::Secret;
@@ -372,5 +373,67 @@ impl From<&Robot> for RobotOut {
 impl From<Robot> for RobotOut {
     fn from(robot: Robot) -> Self {
         (&robot).into()
+    }
+}
+
+/// What a strategy remembers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[schema(as = StrategyState)]
+pub enum StateOut {
+    /// The follower remembers nothing.
+    Follower,
+    /// The grid's levels from the lowest.
+    Grid {
+        /// One fewer than the ladder has prices.
+        levels: Vec<LevelOut>,
+    },
+    /// How far the DCA robot has come.
+    Dca {
+        /// How many steps it has taken.
+        steps: u32,
+        /// When the next one is due; absent: as soon as there is a price.
+        next_at_us: Option<i64>,
+    },
+}
+
+/// What a grid remembers of one level.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GridLevel)]
+pub struct LevelOut {
+    /// Its order, by the robot's decision and the leg of that.
+    order: Option<LevelOrderOut>,
+    /// Base that it bought and has not sold yet.
+    #[schema(example = "0.001")]
+    held: String,
+    /// It places nothing before this.
+    retry_at_us: Option<i64>,
+}
+
+/// Which order a grid's level has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = GridLevelOrder)]
+struct LevelOrderOut {
+    decision: i64,
+    leg: i32,
+}
+
+impl From<&StrategyState> for StateOut {
+    fn from(state: &StrategyState) -> Self {
+        match state {
+            StrategyState::Follower => Self::Follower,
+            StrategyState::Grid(grid) => Self::Grid { levels: grid.levels.iter().map(LevelOut::from).collect() },
+            StrategyState::Dca(dca) => Self::Dca { steps: dca.steps, next_at_us: dca.next_at.map(Timestamp::micros) },
+        }
+    }
+}
+
+impl From<&grid::Level> for LevelOut {
+    fn from(level: &grid::Level) -> Self {
+        Self {
+            order: level.order.as_ref().map(|it| LevelOrderOut { decision: it.key.decision, leg: it.key.leg }),
+            held: level.held.to_string(),
+            retry_at_us: level.retry_at.map(Timestamp::micros),
+        }
     }
 }

@@ -177,12 +177,25 @@ pub struct ApiKey {
     pub id: String,
     /// What people call it.
     pub name: String,
-    /// SHA-256 of the key, in hex.
+    /// SHA-256 of the key, in hex; something that no key has, once it is revoked.
     pub hash: String,
     /// What it may do.
     pub role: Role,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When it was revoked: nobody is let in with it any more.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What became of a revocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// The key is revoked, by this call or an earlier one.
+    Revoked,
+    /// There is no such key.
+    NotFound,
+    /// Nothing was done: nobody could make keys any more.
+    LastAdmin,
 }
 
 /// A privileged act. Row of `hg_sys_audit`, append-only.
@@ -258,9 +271,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Stores an API key.
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError>;
-    /// The API key with this hash.
+    /// All API keys, revoked ones too, oldest first.
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+    /// The API key with this hash. A revoked one has none.
     async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError>;
-    /// Whether there is any API key: there is none before the first start.
+    /// Revokes the API key with this id, unless it is the last admin's: checked and done in one transaction.
+    async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError>;
+    /// Whether there is any API key, revoked or not: there is none before the first start.
     async fn has_api_keys(&self) -> Result<bool, StoreError>;
     /// Notes a privileged act.
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;

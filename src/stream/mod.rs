@@ -18,15 +18,16 @@
 //! | `{"op":"subscribed","account":1,"from_seq":42,"head_seq":50}` | the next event of the account is number 42 |
 //! | `{"op":"unsubscribed","accounts":[1]}` | |
 //! | `{"op":"pong"}` | |
-//! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":{"kind":"order",..}}` | see [`wire`] for the kinds |
+//! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":"order","data":{..}}` | what `GET /api/events` gives, see [`EventOut`](crate::orders::EventOut) |
 //! | `{"op":"resync","account":1,"reason":"ahead"\|"too_old","head_seq","oldest_seq"}` | not followed (any more): `since_seq` is above the ledger's head, because the ledger went back, or older than what it holds. Read the state anew, then subscribe |
 //! | `{"op":"draining","reason":"stop"\|"upgrade","resume":{"1":57}}` | a shutdown has begun; events go on until the Close |
 //! | `{"op":"error","code":"bad_request"\|"not_found","detail","account"}` | the request changed nothing |
 //!
 //! Close codes: 1001 the server goes away, 1012 it restarts (connect again at once), 1013 the session was too slow or the
-//! store did not answer (connect again later), 1008 not authenticated, or no pong for two ping intervals, 1009, 1003. The
-//! reason is `{"resume":{"1":57}}`: every event up to number 57 of account 1 came before this Close. If that does not fit
-//! into the 123 bytes of a reason, it is `{"resume_accounts":12}`, and the map came in a `draining` message just before.
+//! store did not answer (connect again later), 1008 not authenticated, no pong for two ping intervals, or the key was
+//! revoked, which is looked at before each ping, 1009, 1003. The reason is `{"resume":{"1":57}}`: every event up to number
+//! 57 of account 1 came before this Close. If that does not fit into the 123 bytes of a reason, it is
+//! `{"resume_accounts":12}`, and the map came in a `draining` message just before.
 //!
 //! # How it works
 //!
@@ -41,7 +42,7 @@ mod hub;
 mod peer;
 mod protocol;
 mod session;
-pub mod wire;
+mod wire;
 
 use std::any::Any;
 use std::fmt;
@@ -69,7 +70,7 @@ pub struct Settings {
     pub max_sessions: usize,
     /// How long a session has to authenticate.
     pub auth_timeout: Duration,
-    /// Time between pings. A session without a pong for two of them is closed.
+    /// Time between pings. A session without a pong for two of them is closed, and one whose key was revoked.
     pub ping_interval: Duration,
     /// How long a session's socket may take for one round of messages. Then the session is closed as too slow.
     pub send_timeout: Duration,

@@ -102,7 +102,7 @@ impl Session {
                     self.notice(Some(reason)).await?;
                 }
                 heard = self.peer.hear() => self.answer(heard?).await?,
-                _ = ping.tick() => self.ping().await?,
+                _ = ping.tick() => self.ping(&principal).await?,
                 () = wake.notified(), if !more => {}
                 () = ready(()), if more => {}
             }
@@ -233,9 +233,12 @@ impl Session {
         Ok(more)
     }
 
-    async fn ping(&mut self) -> Result<(), End> {
+    async fn ping(&mut self, principal: &Principal) -> Result<(), End> {
         if self.last_pong.elapsed() > self.shared.deps.settings.ping_interval.saturating_mul(2) {
             return Err(End::Close(code::POLICY, "no pong"));
+        }
+        if !self.shared.read(self.shared.deps.auth.is_still_valid(principal)).await? {
+            return Err(End::Close(code::POLICY, "the key was revoked"));
         }
         self.peer.ping().await
     }

@@ -53,7 +53,7 @@ async fn a_viewer_may_look_and_change_nothing() {
             continue;
         }
         let answer = world.send(request(method.clone(), &path, Some(&world.viewer), None, "")).await;
-        if method == Method::POST {
+        if method != Method::GET || path == "/api/keys" {
             assert_eq!(answer.problem(), (403, "forbidden".into(), None), "{path}");
         } else {
             assert!([200, 404, 422].contains(&answer.status.as_u16()), "{path} {}", answer.status);
@@ -87,6 +87,52 @@ async fn a_new_key_is_shown_once_and_works() {
     let me = world.send(request(Method::GET, "/api/keys/self", Some(&token), None, "")).await;
     assert_eq!((me.json()["role"].as_str(), me.json()["id"].as_str()), (Some("viewer"), made.json()["id"].as_str()));
     assert!(!me.text.contains(&token));
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_at_once_and_still_listed() {
+    let world = World::new().await;
+    let admin = Some(world.admin.as_str());
+    let me = world.get("/api/keys/self").await.json();
+    let path = format!("/api/keys/{}", me["id"].as_str().unwrap());
+    let by_trader = world.send(request(Method::DELETE, &path, Some(&world.trader), None, "")).await;
+    assert_eq!(by_trader.problem().0, 403);
+    for _ in 0..2 {
+        let revoked = world.send(request(Method::DELETE, &path, admin, None, "")).await;
+        assert_eq!((revoked.status, revoked.text.as_str()), (StatusCode::NO_CONTENT, ""));
+        assert_eq!(world.get("/api/keys/self").await.problem().0, 401);
+    }
+    assert_eq!(world.audited("key.revoke"), [me["id"].as_str().unwrap(), me["id"].as_str().unwrap()]);
+
+    let listed = world.send(request(Method::GET, "/api/keys", admin, None, "")).await;
+    let items = listed.json()["items"].as_array().unwrap().clone();
+    let shown: Vec<_> = items.iter().map(|it| (it["name"].as_str().unwrap(), it["revoked_at_us"].is_null())).collect();
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    for expected in [("first admin", true), ("trader", true), ("viewer", false)] {
+        assert!(shown.contains(&expected), "{shown:?}");
+    }
+    for secret in ["hash", "token", world.viewer.as_str(), &hotgo::auth::sha256_hex(&world.trader)] {
+        assert!(!listed.text.contains(secret), "{secret}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_admin_key_stays_and_an_unknown_one_is_not_found() {
+    let world = World::new().await;
+    let admin = Some(world.admin.as_str());
+    let me = world.send(request(Method::GET, "/api/keys/self", admin, None, "")).await.json();
+    let path = format!("/api/keys/{}", me["id"].as_str().unwrap());
+    let last = world.send(request(Method::DELETE, &path, admin, None, "")).await;
+    assert_eq!(last.problem(), (409, "last-admin-key".into(), None));
+    let unknown = world.send(request(Method::DELETE, "/api/keys/0000000000000000", admin, None, "")).await;
+    assert_eq!(unknown.problem().0, 404);
+    assert!(world.audited("key.revoke").is_empty());
+
+    let another = r#"{"name":"second","role":"admin"}"#;
+    let made = world.send(request(Method::POST, "/api/keys", admin, None, another)).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let own = world.send(request(Method::DELETE, &path, admin, None, "")).await;
+    assert_eq!(own.status, StatusCode::NO_CONTENT, "an admin may revoke its own key while there is another");
 }
 
 #[tokio::test]

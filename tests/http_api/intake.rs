@@ -91,6 +91,24 @@ async fn a_robot_is_made_once_and_its_secret_shown_once() {
 }
 
 #[tokio::test]
+async fn every_limit_of_a_robot_is_taken_and_shown() {
+    let world = World::new().await;
+    let limits = json!({
+        "max_order_notional": "1000", "max_position_notional": "5000.5", "max_open_orders": 20,
+        "max_orders_per_minute": 60, "max_price_deviation_percent": 15,
+    });
+    let mut body: serde_json::Value = serde_json::from_str(FOLLOWER).unwrap();
+    body["limits"] = limits.clone();
+    let made = world.post("/api/robots", "limited", &body.to_string()).await.json();
+    let shown = world.get(&format!("/api/robots/{}", made["robot"])).await.json();
+    assert_eq!(shown["limits"], limits);
+
+    body["limits"]["max_price_deviation_percent"] = json!("15 %");
+    let refused = world.post("/api/robots", "bad", &body.to_string()).await;
+    assert_eq!(refused.problem(), (422, "invalid-field".into(), Some("limits.max_price_deviation_percent".into())));
+}
+
+#[tokio::test]
 async fn a_webhook_takes_its_own_secret_in_the_body_or_the_path() {
     let world = World::new().await;
     let (robot, secret) = world.robot("r").await;

@@ -134,7 +134,7 @@ fn robot(id: RobotId, new: &trading::command::NewRobot) -> Robot {
         name: new.name.clone(),
         symbol: new.symbol.clone(),
         config: new.config.clone(),
-        limits: Limits::default(),
+        limits: new.limits.clone(),
         desired: DesiredState::Running,
         run: RunState::Running,
         reason: None,
@@ -223,7 +223,7 @@ pub struct World {
     pub trader: String,
     pub viewer: String,
     _writer: JoinSet<()>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub struct Answer {
@@ -290,20 +290,7 @@ impl World {
             build_id: "test-build".into(),
             extra: Router::new().route("/api/extra", get(async || "extra")),
         });
-        Self {
-            app,
-            store,
-            engines,
-            shutdown,
-            health,
-            intake_open,
-            account,
-            admin,
-            trader,
-            viewer,
-            _writer: tasks,
-            _dir: dir,
-        }
+        Self { app, store, engines, shutdown, health, intake_open, account, admin, trader, viewer, _writer: tasks, dir }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
@@ -329,6 +316,13 @@ impl World {
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
         let json = made.json();
         (json["robot"].as_i64().unwrap(), json["webhook"]["secret"].as_str().unwrap().to_owned())
+    }
+
+    /// The targets of what was audited as this act, oldest first.
+    pub fn audited(&self, act: &str) -> Vec<String> {
+        let database = rusqlite::Connection::open(self.dir.path().join("hotgo.db")).unwrap();
+        let mut query = database.prepare("SELECT target FROM hg_sys_audit WHERE act = ? ORDER BY id").unwrap();
+        query.query_map([act], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
     pub fn submitted(&self) -> usize {

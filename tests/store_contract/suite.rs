@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hotgo::store::{ApiKey, AuditEntry, CommitError, FillFilter, LeaseError, OrderFilter, Role, Store, StoreError};
+use hotgo::store::{
+    ApiKey, AuditEntry, CommitError, FillFilter, LeaseError, OrderFilter, Revocation, Role, Store, StoreError,
+};
 use trading::event::Event;
 use trading::ids::{Epoch, Seq};
 use trading::money::Qty;
@@ -42,6 +44,8 @@ macro_rules! contract {
             a_renewed_lease_does_not_expire
             ended_orders_that_lack_fills_are_loaded
             api_keys_are_found_by_their_hash
+            a_revoked_api_key_is_listed_and_found_no_more
+            the_last_admin_key_cannot_be_revoked
             the_audit_takes_entries
             everything_answers_closed_after_close
         }
@@ -359,14 +363,48 @@ pub(crate) async fn ended_orders_that_lack_fills_are_loaded(store: &dyn Store) {
     assert_eq!(store.load(held.account.id).await.unwrap().orders, [lacking]);
 }
 
+fn api_key(id: &str, role: Role, micros: i64) -> ApiKey {
+    let (id, hash) = (id.to_owned(), format!("hash of {id}"));
+    ApiKey { id, name: "ops".into(), hash, role, created_at: at(micros), revoked_at: None }
+}
+
 pub(crate) async fn api_keys_are_found_by_their_hash(store: &dyn Store) {
     assert!(!store.has_api_keys().await.unwrap());
-    let key = ApiKey { id: "k1".into(), name: "ops".into(), hash: "ff".into(), role: Role::Trader, created_at: at(1) };
+    let key = api_key("k1", Role::Trader, 1);
     store.add_api_key(&key).await.unwrap();
     assert!(store.has_api_keys().await.unwrap());
-    assert_eq!(store.api_key("ff").await.unwrap(), Some(key.clone()));
-    assert_eq!(store.api_key("f").await.unwrap(), None);
+    assert_eq!(store.api_key("hash of k1").await.unwrap(), Some(key.clone()));
+    assert_eq!(store.api_key("hash of k").await.unwrap(), None);
     assert!(store.add_api_key(&key).await.is_err());
+}
+
+pub(crate) async fn a_revoked_api_key_is_listed_and_found_no_more(store: &dyn Store) {
+    let (first, second) = (api_key("k2", Role::Admin, 1), api_key("k1", Role::Trader, 2));
+    for key in [&second, &first] {
+        store.add_api_key(key).await.unwrap();
+    }
+    assert_eq!(store.api_keys().await.unwrap(), [first.clone(), second.clone()]);
+    assert_eq!(store.revoke_api_key("k", at(9)).await.unwrap(), Revocation::NotFound);
+    assert_eq!(store.revoke_api_key("k1", at(9)).await.unwrap(), Revocation::Revoked);
+    assert_eq!(store.api_key(&second.hash).await.unwrap(), None);
+    assert_eq!(store.api_key(&first.hash).await.unwrap(), Some(first));
+    assert_eq!(store.revoke_api_key("k1", at(10)).await.unwrap(), Revocation::Revoked);
+    let listed = store.api_keys().await.unwrap();
+    assert_eq!((listed[0].revoked_at, listed[1].revoked_at), (None, Some(at(9))), "the first revocation counts");
+    assert!(!listed[1].hash.contains(&second.hash), "a binary that does not know of revocation refuses it too");
+}
+
+pub(crate) async fn the_last_admin_key_cannot_be_revoked(store: &dyn Store) {
+    for key in [api_key("a", Role::Admin, 1), api_key("b", Role::Admin, 2), api_key("t", Role::Trader, 3)] {
+        store.add_api_key(&key).await.unwrap();
+    }
+    let both = tokio::join!(store.revoke_api_key("a", at(4)), store.revoke_api_key("b", at(4)));
+    let both = [both.0.unwrap(), both.1.unwrap()];
+    assert!(both.contains(&Revocation::Revoked) && both.contains(&Revocation::LastAdmin), "{both:?}");
+    assert_eq!(store.revoke_api_key("t", at(5)).await.unwrap(), Revocation::Revoked);
+    let left: Vec<_> = store.api_keys().await.unwrap().into_iter().filter(|key| key.revoked_at.is_none()).collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(store.api_key(&left[0].hash).await.unwrap().as_ref(), Some(&left[0]), "it still lets its owner in");
 }
 
 pub(crate) async fn the_audit_takes_entries(store: &dyn Store) {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
 use hotgo::auth::Authenticator;
 use hotgo::store::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Role, Store,
-    StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
+    Role, Store, StoreError, StoredFill,
 };
 use hotgo::stream::{Drain, Guard, Hub, Settings, StreamDeps, routes};
 use serde_json::{Value, json};
@@ -140,6 +140,18 @@ impl Store for MemoryStore {
     }
     async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
         Ok(self.keys.lock().unwrap().iter().find(|key| key.hash == hash).cloned())
+    }
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.check()?;
+        Ok(self.keys.lock().unwrap().clone())
+    }
+    async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
+        let mut keys = self.keys.lock().unwrap();
+        let key = keys.iter_mut().find(|key| key.id == id);
+        Ok(key.map_or(Revocation::NotFound, |key| {
+            key.revoked_at = Some(at);
+            Revocation::Revoked
+        }))
     }
     async fn has_api_keys(&self) -> Result<bool, StoreError> {
         Ok(true)

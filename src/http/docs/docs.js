@@ -121,7 +121,7 @@ function render() {
   const groups = new Map((api.tags || []).map((tag) => [tag.name, make("section", {},
     make("h2", {}, tag.name), make("p", {}, tag.description || ""))]));
   for (const [path, item] of Object.entries(api.paths)) {
-    for (const method of ["get", "post"]) {
+    for (const method of ["get", "post", "delete"]) {
       if (item[method]) groups.get((item[method].tags || [])[0])?.append(show(path, method, item[method]));
     }
   }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use sqlx::{Row as _, SqliteConnection};
 use trading::ids::{AccountId, Epoch};
+use trading::time::Timestamp;
 
-use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError};
+use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
@@ -111,6 +112,29 @@ pub(super) async fn add_api_key(conn: &mut SqliteConnection, key: ApiKey) -> Sql
         .execute(conn)
         .await?;
     Ok(())
+}
+
+pub(super) async fn revoke_api_key(conn: &mut SqliteConnection, id: String, at: Timestamp) -> Sql<Revocation> {
+    let done = sqlx::query(
+        "UPDATE hg_sys_api_key SET revoked_at = ?2, hash = 'revoked:' || id
+         WHERE id = ?1 AND revoked_at IS NULL AND (role <> 'admin' OR EXISTS (
+             SELECT 1 FROM hg_sys_api_key WHERE id <> ?1 AND role = 'admin' AND revoked_at IS NULL))",
+    )
+    .bind(&id)
+    .bind(at.micros())
+    .execute(&mut *conn)
+    .await?;
+    if done.rows_affected() == 1 {
+        return Ok(Revocation::Revoked);
+    }
+    // Nobody writes between the two statements: this is the only connection that does.
+    let known: Option<Option<i64>> =
+        sqlx::query_scalar("SELECT revoked_at FROM hg_sys_api_key WHERE id = ?").bind(id).fetch_optional(conn).await?;
+    Ok(match known {
+        None => Revocation::NotFound,
+        Some(Some(_)) => Revocation::Revoked,
+        Some(None) => Revocation::LastAdmin,
+    })
 }
 
 pub(super) async fn append_audit(conn: &mut SqliteConnection, entry: AuditEntry) -> Sql<()> {

@@ -31,6 +31,7 @@ use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
 use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::Robot;
+use trading::time::Timestamp;
 
 pub use dump::{StoredRow, dump};
 pub use open::{OpenError, OpenOptions, integrity_check};
@@ -39,8 +40,8 @@ pub use writer::Writer;
 pub(super) use open::connect_options;
 
 use super::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Store,
-    StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
+    Store, StoreError, StoredFill,
 };
 use writer::{Job, Task};
 
@@ -220,8 +221,17 @@ impl Store for SqliteStore {
         self.write(move |conn| Box::pin(lease::add_api_key(conn, key))).await
     }
 
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        bounded(read::api_keys(&self.readers)).await
+    }
+
     async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
         bounded(read::api_key(&self.readers, hash)).await
+    }
+
+    async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
+        let id = id.to_owned();
+        self.write(move |conn| Box::pin(lease::revoke_api_key(conn, id, at))).await
     }
 
     async fn has_api_keys(&self) -> Result<bool, StoreError> {

@@ -36,6 +36,7 @@ pub(super) const FILL: &str =
     at FROM hg_trading_fill";
 pub(super) const POSITION: &str = "SELECT robot, symbol, qty, cost, realized, fees, version FROM hg_trading_position";
 const BALANCE: &str = "SELECT asset, total, opening, version FROM hg_trading_balance";
+const API_KEY: &str = "SELECT id, name, hash, role, created_at, revoked_at FROM hg_sys_api_key";
 /// The same condition as that of the index `hg_trading_order_live`.
 const LIVE: &str = "status IN ('INTENT', 'SENDING', 'UNKNOWN', 'OPEN', 'PARTIAL')";
 
@@ -200,6 +201,18 @@ pub(super) fn to_record(row: &mut Columns<'_>) -> Read<Record> {
         command: Command { source: row.get()?, dedup_key: row.get()?, wish: row.json()? },
         received_at: row.time()?,
         outcome: row.json()?,
+    })
+}
+
+fn to_api_key(row: &SqliteRow) -> Read<ApiKey> {
+    let mut row = Columns::of(row);
+    Ok(ApiKey {
+        id: row.get()?,
+        name: row.get()?,
+        hash: row.get()?,
+        role: row.parse()?,
+        created_at: row.time()?,
+        revoked_at: row.time_opt()?,
     })
 }
 
@@ -373,14 +386,11 @@ pub(super) async fn command(pool: &SqlitePool, source: &str, dedup_key: &str) ->
 }
 
 pub(super) async fn api_key(pool: &SqlitePool, hash: &str) -> Read<Option<ApiKey>> {
-    let to_key = |row: &SqliteRow| {
-        let mut row = Columns::of(row);
-        Ok(ApiKey { id: row.get()?, name: row.get()?, hash: row.get()?, role: row.parse()?, created_at: row.time()? })
-    };
-    Query::new("SELECT id, name, hash, role, created_at FROM hg_sys_api_key")
-        .filter("hash = ?", Some(hash))
-        .one(pool, to_key)
-        .await
+    Query::new(API_KEY).filter("hash = ?", Some(hash)).one(pool, to_api_key).await
+}
+
+pub(super) async fn api_keys(pool: &SqlitePool) -> Read<Vec<ApiKey>> {
+    Query::new(API_KEY).part("\n", "ORDER BY created_at, id").all(pool, to_api_key).await
 }
 
 pub(super) async fn has_api_keys(pool: &SqlitePool) -> Read<bool> {
