@@ -17,4 +17,3 @@ mod data;
 mod fold;
 mod sqlite;
 mod suite;
-mod timing;
