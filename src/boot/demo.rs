@@ -13,11 +13,7 @@ pub(super) const LABEL: &str = "demo";
 /// Commands that make a follower with a webhook, a grid around `price` and a DCA robot. Each is named, so that a second start
 /// makes no second robot.
 pub(super) fn commands(symbol: &Symbol, price: Price, webhook_hash: &str) -> Vec<Command> {
-    let percent = |percent: i64| {
-        let scaled = price.get() * Decimal::new(percent, 2);
-        Price::new(scaled.round_dp(2))
-    };
-    let quarter = |bps: i64| Price::new((price.get() * Decimal::new(bps, 4)).round_dp(2));
+    let at_bps = |bps: i64| Price::new((price.get() * Decimal::new(bps, 4)).round_dp(2));
     let small = Qty::new((Decimal::from(100) / price.get()).round_dp(4).max(Decimal::new(1, 4)));
     let robots = [
         (
@@ -27,7 +23,7 @@ pub(super) fn commands(symbol: &Symbol, price: Price, webhook_hash: &str) -> Vec
         ),
         (
             "demo-grid",
-            RobotConfig::Grid(grid::Config { lower: quarter(9_970), upper: quarter(10_030), levels: 13, qty: small }),
+            RobotConfig::Grid(grid::Config { lower: at_bps(9_970), upper: at_bps(10_030), levels: 13, qty: small }),
             None,
         ),
         (
@@ -35,13 +31,13 @@ pub(super) fn commands(symbol: &Symbol, price: Price, webhook_hash: &str) -> Vec
             RobotConfig::Dca(dca::Config {
                 quote_per_step: Amount::new(Decimal::from(25)),
                 interval_ms: 5_000,
-                max_steps: 0,
+                max_steps: 100,
             }),
             None,
         ),
     ];
     // The demo must not spend everything it has on one idea.
-    let limits = Limits { max_position_notional: Some(percent(2_500).notional(small)), ..Limits::default() };
+    let limits = Limits { max_position_notional: Some(Amount::new(Decimal::from(2_500))), ..Limits::default() };
     robots
         .into_iter()
         .map(|(name, config, webhook_hash)| Command {
