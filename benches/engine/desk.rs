@@ -14,10 +14,10 @@ use trading::time::Timestamp;
 
 use crate::venue::Venue;
 
-pub(crate) fn new_robot(venue: &Venue) -> Command {
+pub(crate) fn new_robot(venue: &Venue, key: &str) -> Command {
     Command {
         source: "bench".into(),
-        dedup_key: "robot".into(),
+        dedup_key: key.to_owned(),
         wish: Wish::CreateRobot(NewRobot {
             name: "follower".into(),
             symbol: venue.info.symbol.clone(),
@@ -84,7 +84,7 @@ impl Desk {
         };
         let mut inputs = vec![Input::Stream(StreamEvent::Up), Input::Market(Market::Quote(quote))];
         inputs.extend(first.effects.into_iter().filter_map(|effect| desk.venue.answer(effect)));
-        inputs.push(Input::Command { ticket: 0, command: new_robot(&desk.venue) });
+        inputs.push(Input::Command { ticket: 0, command: new_robot(&desk.venue, &robot.to_string()) });
         for input in inputs {
             recorded.extend(desk.settle(input));
         }
@@ -113,7 +113,7 @@ impl Desk {
     /// A market order from the signal to its fill: what is committed before it is sent, and what after.
     pub(crate) fn order(&mut self) -> (Vec<Recorded>, Vec<Recorded>) {
         self.next += 1;
-        let command = buy(self.robot, &format!("order-{}", self.next), OrderKind::Market);
+        let command = buy(self.robot, &format!("{}-{}", self.robot, self.next), OrderKind::Market);
         let (plan, effects) = self.step(Input::Command { ticket: 1, command });
         let answers: Vec<Input> = effects.into_iter().filter_map(|effect| self.venue.answer(effect)).collect();
         let outcome = answers.into_iter().flat_map(|answer| self.settle(answer)).collect();

@@ -1,7 +1,7 @@
 //! The best raw writer of the same rows: rusqlite, a prepared statement per table, values made beforehand, one transaction
 //! per batch. It checks no lease and no sequence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 use serde::Serialize;
 use trading::command::{Record, Wish};
 use trading::event::{Event, Recorded};
-use trading::ids::AccountId;
+use trading::ids::{AccountId, ClientOrderId};
+use trading::order::Status;
 
 /// A table: its columns with the field of the image that each holds, its key, and what an update changes.
 struct Table {
@@ -189,6 +190,8 @@ fn scalar(json: &serde_json::Value) -> Value {
 pub(crate) struct Batch {
     rows: [Vec<Vec<Value>>; TABLES.len()],
     places: BTreeMap<(usize, String), usize>,
+    /// Orders that are sent once this is durable.
+    sending: BTreeSet<ClientOrderId>,
     /// Whether it holds a command: whether somebody waits for it.
     pub(crate) answers: bool,
     pub(crate) orders: usize,
@@ -219,6 +222,9 @@ impl Batch {
                 self.put(1, None, signal(record, owner));
             }
             Event::Order(order) => {
+                if order.status == Status::Sending {
+                    self.sending.insert(order.client_id.clone());
+                }
                 let status = ("status", Value::Text(order.status.as_str().to_owned()));
                 let cancel = ("cancel", Value::Text(order.cancel.as_str().to_owned()));
                 self.put(2, Some(order.client_id.to_string()), ORDER.row(order, &[status, cancel]));
@@ -252,7 +258,7 @@ impl Batch {
     /// the order is sent.
     fn would_be_too_early(&self, recorded: &Recorded) -> bool {
         match &recorded.event {
-            Event::Order(order) => self.places.contains_key(&(2, order.client_id.to_string())),
+            Event::Order(order) => self.sending.contains(&order.client_id),
             _ => false,
         }
     }

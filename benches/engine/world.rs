@@ -89,7 +89,7 @@ impl World {
     }
 
     pub(crate) async fn make_robot(&self, venue: &Venue) {
-        let record = self.registry.submit(self.account.id, new_robot(venue)).await.unwrap();
+        let record = self.registry.submit(self.account.id, new_robot(venue, "robot")).await.unwrap();
         assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
         // Entries wait for the first price.
         tokio::time::sleep(Duration::from_millis(300)).await;
