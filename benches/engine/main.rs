@@ -38,6 +38,7 @@ use world::World;
 
 const ROUNDS: usize = 5;
 const LONE_ORDERS: usize = 300;
+const PAUSE: Duration = Duration::from_millis(10);
 const OPEN_ORDERS: usize = 10_000;
 const STORE_ACCOUNTS: i64 = 512;
 const ENGINE_ORDERS: usize = 20_000;
@@ -116,10 +117,13 @@ fn place() -> (TempDir, PathBuf) {
 async fn lone() {
     let mut pair = Pair::start().await;
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
-    // By turns, so that whatever else the machine does befalls both.
+    // By turns, so that whatever else the machine does befalls both, and each after a pause: the first sync of a file after
+    // a pause costs more than one that follows at once, and a lone order is always a first.
     for n in 0..LONE_ORDERS {
+        tokio::time::sleep(PAUSE).await;
         ours.push(pair.world.order(&format!("lone-{n}"), OrderKind::Market).await);
         pair.world.wait_for(pair.seq.0 + pair.events_per_order).await;
+        tokio::time::sleep(PAUSE).await;
         let written = pair.follow(1).await;
         raw.extend(written.into_iter().filter(|(batch, _)| batch.answers).map(|(_, took)| took));
     }
