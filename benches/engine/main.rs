@@ -190,7 +190,9 @@ async fn store_alone() {
 async fn both(store: &SqliteStore, raw: &mut Raw, given: Vec<(Lease, Vec<Recorded>)>) -> (Duration, Duration) {
     let mut batch = Batch::default();
     for (lease, events) in &given {
-        events.iter().for_each(|event| batch.add(lease.account, event));
+        for event in events.iter() {
+            batch.add(lease.account, event);
+        }
     }
     let commits: Vec<Commit> =
         given.into_iter().map(|(lease, events)| Commit { lease, events: events.into() }).collect();

@@ -95,8 +95,20 @@ const ORDER: Table = Table {
     ],
     key: "client_id, account",
     updated: &[
-        "status", "cancel_state", "attempt", "epoch", "sent_at", "deadline", "expires_at", "venue_id", "filled",
-        "filled_quote", "reported", "reason", "updated_at", "version",
+        "status",
+        "cancel_state",
+        "attempt",
+        "epoch",
+        "sent_at",
+        "deadline",
+        "expires_at",
+        "venue_id",
+        "filled",
+        "filled_quote",
+        "reported",
+        "reason",
+        "updated_at",
+        "version",
     ],
 };
 const FILL: Table = Table {
@@ -233,10 +245,10 @@ impl Batch {
                 let robot = ("robot", Value::Integer(position.robot.0));
                 self.put(3, None, FILL.row(fill, &[owner.clone(), robot]));
                 let key = format!("{} {}", position.robot, position.symbol);
-                self.put(4, Some(key), POSITION.row(position, &[owner.clone()]));
+                self.put(4, Some(key), POSITION.row(position, std::slice::from_ref(&owner)));
                 for balance in balances {
                     let key = format!("{account} {}", balance.asset);
-                    self.put(5, Some(key), BALANCE.row(balance, &[owner.clone()]));
+                    self.put(5, Some(key), BALANCE.row(balance, std::slice::from_ref(&owner)));
                 }
             }
             Event::Opening(balance) => {

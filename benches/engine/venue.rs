@@ -85,9 +85,7 @@ impl Venue {
                 let result = SendResult::Accepted(self.accept(&order));
                 Some(Input::Sent { client_id: order.client_id, result })
             }
-            Effect::FetchFills { symbol, .. } => {
-                Some(Input::Fetched { symbol, fills: Some(Vec::new()), more: false })
-            }
+            Effect::FetchFills { symbol, .. } => Some(Input::Fetched { symbol, fills: Some(Vec::new()), more: false }),
             Effect::ListOpenOrders => Some(Input::OpenOrders(Some(Vec::new()))),
             Effect::ListBalances => Some(Input::Balances(Some(self.balance()))),
             _ => None,

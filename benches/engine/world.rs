@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hotgo::clock::Clock;
 use hotgo::config::{MarketConfig, MarketSource, SymbolConfig};
-use hotgo::engines::{EngineRegistry, Engines, Ports, Stage};
+use hotgo::engines::{EngineRegistry, Engines, Farewell, Ports, Stage};
 use hotgo::market::MarketRunner;
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Account, Store};
@@ -29,7 +29,7 @@ pub(crate) struct World {
     pub(crate) store: SqliteStore,
     pub(crate) account: Account,
     registry: Arc<EngineRegistry>,
-    drivers: JoinSet<Vec<String>>,
+    drivers: JoinSet<Farewell>,
     rest: JoinSet<()>,
     market: CancellationToken,
     pub(crate) robot: RobotId,

@@ -132,7 +132,7 @@ impl Figures {
         let before = process.cpu();
         let round = load(process.address, CONNECTIONS, HEALTH_REQUESTS, Get("/api/health")).await;
         self.rates.push(round.per_second);
-        self.cpu.push((process.cpu() - before).as_secs_f64() * 1e6 / HEALTH_REQUESTS as f64);
+        self.cpu.push((process.cpu().saturating_sub(before)).as_secs_f64() * 1e6 / HEALTH_REQUESTS as f64);
     }
 }
 
@@ -161,11 +161,14 @@ async fn orders() {
             let count = if connections == 1 { ORDERS / 20 } else { ORDERS };
             let before = server.cpu();
             rounds.push(load(server.address, connections, count, signals(format!("{connections}-{n}"))).await);
-            cpu.push((server.cpu() - before).as_secs_f64() * 1e6 / count as f64);
+            cpu.push((server.cpu().saturating_sub(before)).as_secs_f64() * 1e6 / count as f64);
         }
         let of = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
         let (rate, p50, p99) = (of(|r| r.per_second), of(|r| r.quantile_ms(50)), of(|r| r.quantile_ms(99)));
-        println!("  {connections:>3} connections                        {rate:>9.0} {p50:>8.2} {p99:>8.2} {:>8.0}", median(cpu));
+        println!(
+            "  {connections:>3} connections                        {rate:>9.0} {p50:>8.2} {p99:>8.2} {:>8.0}",
+            median(cpu)
+        );
     }
     println!("  memory after that                      {:>9.1} MiB", server.memory_mib());
     println!("  SIGTERM to exit after that             {:>9.1} ms", millis(server.stop()));
@@ -186,7 +189,11 @@ async fn recovery() {
         memory.push(server.memory_mib());
         drop(server);
     }
-    println!("killed with {OPEN_ORDERS} open orders: start to ready {:>7.0} ms, then {:.0} MiB", median(starts), median(memory));
+    println!(
+        "killed with {OPEN_ORDERS} open orders: start to ready {:>7.0} ms, then {:.0} MiB",
+        median(starts),
+        median(memory)
+    );
 }
 
 fn millis(time: Duration) -> f64 {

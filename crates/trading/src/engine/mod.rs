@@ -92,7 +92,7 @@ pub enum Input {
     },
     /// The account's own stream.
     Stream(StreamEvent),
-    /// Time passed: at or after [`Engine::next_wake`].
+    /// Time passed: at or after [`Engine::next_wake`], and once after the last of the inputs that are stepped together.
     Tick,
     /// The server is stopping: no new entries from here on.
     StopEntries,
@@ -241,12 +241,13 @@ impl Engine {
             Input::Stream(StreamEvent::Report(report)) => self.on_report(&report, now),
             Input::Stream(StreamEvent::Up) => self.on_stream_up(),
             Input::Stream(StreamEvent::Down) => self.stream_up = false,
-            Input::Tick => {}
+            // Only here, and not after every input: with ten thousand orders being asked for, looking through all of them
+            // for each answer would make a recovery quadratic.
+            Input::Tick => self.on_time(now),
             Input::StopEntries => self.mode = self.mode.max(Mode::NoEntries),
             Input::Drain => self.on_drain(now),
             Input::GiveUp => self.on_give_up(now),
         }
-        self.on_time(now);
         self.settle_recovery(now);
         self.run_occasions(now);
         std::mem::take(&mut self.out)

@@ -158,8 +158,10 @@ impl World {
 
     pub fn feed(&mut self, input: Input) {
         self.now = self.now.after(Duration::from_micros(1));
-        let step = self.engine.step(input, self.now);
-        self.commit(step);
+        for input in [input, Input::Tick] {
+            let step = self.engine.step(input, self.now);
+            self.commit(step);
+        }
     }
 
     /// The process dies and starts again: what was committed is all that is left.
