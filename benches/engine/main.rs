@@ -190,7 +190,7 @@ async fn store_alone() {
 async fn both(store: &SqliteStore, raw: &mut Raw, given: Vec<(Lease, Vec<Recorded>)>) -> (Duration, Duration) {
     let mut batch = Batch::default();
     for (lease, events) in &given {
-        for event in events.iter() {
+        for event in events {
             batch.add(lease.account, event);
         }
     }
