@@ -123,7 +123,7 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 pub struct AuditArgs {
     /// How long findings may take to go away, while a server works
-    #[arg(long, value_name = "SECS", default_value_t = 0)]
+    #[arg(long, value_name = "SECS", default_value_t = 5)]
     pub settle: u64,
     /// File of answered signals: one JSON object with `source` and `dedup_key` a line
     #[arg(long, value_name = "FILE")]
