@@ -17,7 +17,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::server::Robot;
+use support::server::{Robot, signal_body};
 use support::{Installation, Load, Server, eventually};
 use tokio::time::{Instant, timeout};
 
@@ -103,6 +103,33 @@ async fn an_order_that_the_venue_filled_while_we_were_dead_is_booked_at_the_next
     server.order_that("the fill is booked", booked).await;
     installation.audit(None).await.assert_clean("after a fill nobody saw");
     server.assert_stops_clean().await;
+}
+
+/// Killed just before its commit, a signal was never answered and does not exist; killed just after, it exists although
+/// nobody was answered.
+#[tokio::test]
+async fn a_signal_is_answered_only_after_it_is_durable() {
+    for (point, durable) in [("p2", false), ("p3", true)] {
+        let mut installation = Installation::new();
+        let server = installation.start().await;
+        let robot = server.robot("durable").await;
+        server.failpoint(point, "pause").await;
+        let (client, target) = (server.client(), robot.id);
+        let mut sending = tokio::task::JoinSet::new();
+        sending.spawn(async move { client.post_keyed("/api/signals", "once", &signal_body(target)).await });
+        server.wait_paused(point).await;
+        server.sigkill().await;
+        let answer = sending.join_next().await.unwrap().unwrap();
+        assert!(answer.is_err(), "{point}: answered before its time: {answer:?}");
+
+        let server = installation.start().await;
+        let again = server.client().post_keyed("/api/signals", "once", &signal_body(robot.id)).await.unwrap();
+        assert_eq!(again.header("idempotent-replayed").is_some(), durable, "{point}: {again:?}");
+        again.ok();
+        server.order_that("the order ends", |order| order["status"] == "FILLED").await;
+        installation.audit(None).await.assert_clean(point);
+        server.assert_stops_clean().await;
+    }
 }
 
 #[tokio::test]
