@@ -1,5 +1,7 @@
 //! Named points in an order's life at which tests hold it: P0 read, P1 authorised, P2 before the intent's commit, P3 committed
-//! and unanswered, P4 SENDING committed, P5 on the wire, P6 answer in memory, P7 result committed. Without the cargo feature `failpoints` this compiles to nothing.
+//! and unanswered, P4 SENDING committed, P5 on the wire, P6 answer in memory, P7 result committed.
+//!
+//! Without the cargo feature `failpoints` this compiles to nothing.
 
 /// Holds the caller while the point is set to `return(pause)`; ends the process at `return(kill)` as SIGKILL would.
 #[cfg(feature = "failpoints")]
