@@ -105,8 +105,14 @@ mod sync;
 mod task;
 mod watchdog;
 
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "axum")]
 pub mod serve;
+#[cfg(feature = "systemd")]
+pub mod systemd;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use builder::{BuildError, Builder, DEFAULT_DEADLINE, DEFAULT_GRACE, PhaseBuilder, PhaseSpec};
 pub use gate::{Closed, Gate, Guard};

@@ -17,6 +17,8 @@ pub struct Progress {
     pub reason: Option<Reason>,
     /// Whether it was forced.
     pub forced: bool,
+    /// Whether it can no longer be aborted: the first phase that is a point of no return has started.
+    pub past_no_return: bool,
     /// When it must be over, once it was started.
     pub deadline: Option<Instant>,
     /// Every phase, in order.

@@ -97,7 +97,15 @@ pub(crate) struct Record {
 enum Life {
     Waiting,
     Running { since: Instant },
-    Ended { took: Duration, outcome: Outcome },
+    Ended { since: Option<Instant>, took: Duration, outcome: Outcome },
+}
+
+/// What is to be said of a hook or task.
+pub(crate) struct Verdict {
+    pub(crate) outcome: Outcome,
+    /// When it started, if it did.
+    pub(crate) since: Option<Instant>,
+    pub(crate) took: Duration,
 }
 
 impl Record {
@@ -117,12 +125,12 @@ impl Record {
             outcome => outcome,
         };
         let mut life = lock(&self.life);
-        let took = match &*life {
-            Life::Running { since } => now - *since,
-            Life::Waiting => Duration::ZERO,
+        let since = match &*life {
+            Life::Running { since } => Some(*since),
+            Life::Waiting => None,
             Life::Ended { .. } => return,
         };
-        *life = Life::Ended { took, outcome };
+        *life = Life::Ended { since, took: since.map_or(Duration::ZERO, |since| now - since), outcome };
     }
 
     /// Since when it has been running, if it is.
@@ -134,11 +142,13 @@ impl Record {
     }
 
     /// How it ended and how long it took, if the report were made now.
-    pub(crate) fn verdict(&self) -> (Outcome, Duration) {
+    pub(crate) fn verdict(&self) -> Verdict {
         match &*lock(&self.life) {
-            Life::Waiting => (Outcome::Skipped, Duration::ZERO),
-            Life::Running { since } => (Outcome::Leaked, since.elapsed()),
-            Life::Ended { took, outcome } => (outcome.clone(), *took),
+            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+            Life::Running { since } => {
+                Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() }
+            }
+            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
         }
     }
 }

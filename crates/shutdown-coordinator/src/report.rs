@@ -31,6 +31,9 @@ pub struct Report {
     pub forced_by: Option<Reason>,
     /// When it was triggered, in milliseconds since 1970-01-01 UTC, by the wall clock.
     pub started_unix_ms: u64,
+    /// When everything had to be over, counted from the trigger.
+    #[serde(rename = "deadline_ms", serialize_with = "ms")]
+    pub deadline: Duration,
     /// From the trigger to the end of the last phase.
     #[serde(rename = "took_ms", serialize_with = "ms")]
     pub took: Duration,
@@ -74,6 +77,10 @@ pub struct Entry {
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// When it started, counted from the trigger: 0 for a task that ran before, `None` for what never started. A gate
+    /// starts to be waited for with its phase.
+    #[serde(rename = "started_after_ms", serialize_with = "optional_ms")]
+    pub started_after: Option<Duration>,
     /// How long it took; for a gate, how long the phase waited for it.
     #[serde(rename = "took_ms", serialize_with = "ms")]
     pub took: Duration,

@@ -63,6 +63,7 @@ impl ShutdownCoordinator {
             reason: run.reason.clone(),
             forced_by: run.forced_by.get().cloned(),
             started_unix_ms: run.triggered_unix_ms,
+            deadline: self.shared.limits.deadline,
             took: run.triggered.elapsed(),
             phases: phases
                 .map(|(index, (phase, end))| phase_report(&self.shared, index, phase, run, end.as_ref()))
@@ -99,7 +100,8 @@ struct PhaseEnd {
     started: Instant,
     took: Duration,
     budget: Duration,
-    gates: Vec<Entry>,
+    /// Their outcomes, and how long the phase waited for each.
+    gates: Vec<(String, Outcome, Duration)>,
     survivors: Vec<Blocker>,
 }
 
@@ -159,7 +161,7 @@ impl PhaseEnd {
     fn failed(&self, shared: &Shared, index: usize) -> bool {
         let tasks = shared.phases.get(index).map(|phase| phase.tasks.records()).unwrap_or_default();
         let mut records = shared.hook_records(index).into_iter().chain(tasks);
-        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict().0.is_ok())
+        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict().outcome.is_ok())
     }
 }
 
@@ -202,7 +204,7 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates = gates.iter().enumerate().map(|(index, gate)| gate_entry(gate, late(index), &phase_run)).collect();
+    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
     Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
 }
 
@@ -281,34 +283,45 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
     }
 }
 
-fn gate_entry(gate: &Gate, late: bool, phase_run: &PhaseRun) -> Entry {
+fn gate_end(gate: &Gate, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
     let deadline = phase_run.deadline();
     let outcome = match (late, gate.is_drained()) {
         (false, _) => Outcome::Ok,
         (true, true) => Outcome::TimedOut { late_by: Some(deadline.elapsed()) },
         (true, false) => Outcome::TimedOut { late_by: None },
     };
-    Entry { kind: WorkKind::Gate, name: gate.name().to_owned(), outcome, took: phase_run.started.elapsed() }
+    (gate.name().to_owned(), outcome, phase_run.started.elapsed())
 }
 
 fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: Option<&PhaseEnd>) -> PhaseReport {
-    let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
-    let mut entries: Vec<_> = records
-        .map(|record| {
-            let (outcome, took) = record.verdict();
-            Entry { kind: record.kind, name: record.name.to_string(), outcome, took }
-        })
-        .collect();
+    let after = |moment: Instant| moment.saturating_duration_since(run.triggered);
     let skipped = PhaseEnd::skipped();
     let end = end.unwrap_or(&skipped);
-    entries.extend(end.gates.iter().cloned());
+    let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
+    let works = records.map(|record| {
+        let verdict = record.verdict();
+        Entry {
+            kind: record.kind,
+            name: record.name.to_string(),
+            started_after: verdict.since.map(after),
+            took: verdict.took,
+            outcome: verdict.outcome,
+        }
+    });
+    let gates = end.gates.iter().map(|(name, outcome, took)| Entry {
+        kind: WorkKind::Gate,
+        name: name.clone(),
+        started_after: Some(after(end.started)),
+        took: *took,
+        outcome: outcome.clone(),
+    });
     PhaseReport {
         name: phase.config.name.to_string(),
         status: end.status,
-        started_after: end.started.saturating_duration_since(run.triggered),
+        started_after: after(end.started),
         took: end.took,
         budget: end.budget,
-        entries,
+        entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
     }
 }

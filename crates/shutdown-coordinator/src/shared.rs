@@ -111,6 +111,7 @@ impl Shared {
             stage: RunStage::Serving,
             reason: None,
             forced: false,
+            past_no_return: false,
             deadline: None,
             phases: phases.iter().map(waiting).collect(),
         };
@@ -258,7 +259,10 @@ impl Shared {
         if let Some(alarm) = &self.alarm {
             alarm.disarm();
         }
-        self.progress.send_modify(|progress| progress.stage = RunStage::Over);
+        self.progress.send_modify(|progress| {
+            progress.stage = RunStage::Over;
+            progress.past_no_return = true;
+        });
         true
     }
 
@@ -275,7 +279,10 @@ impl Shared {
         if !state.is_current(run) {
             return None;
         }
-        state.past_no_return |= phase.config.point_of_no_return;
+        if phase.config.point_of_no_return {
+            state.past_no_return = true;
+            self.progress.send_modify(|progress| progress.past_no_return = true);
+        }
         let live = state.phases.get_mut(index)?;
         let now = Instant::now();
         let deadline = phase.deadline(now, run.deadline, run.force.is_cancelled());

@@ -1,0 +1,1 @@
+//! Numbers for a recorder of the `metrics` facade.

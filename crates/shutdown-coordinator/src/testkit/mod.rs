@@ -1,0 +1,1 @@
+//! For the tests of services that use this crate.
