@@ -145,9 +145,7 @@ impl Record {
     pub(crate) fn verdict(&self) -> Verdict {
         match &*lock(&self.life) {
             Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
-            Life::Running { since } => {
-                Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() }
-            }
+            Life::Running { since } => Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() },
             Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
         }
     }

@@ -383,7 +383,13 @@ impl Shared {
         let gate = Gate::new(name, drained);
         let mut state = self.state();
         match state.phases.get_mut(phase.0) {
-            Some(live) if matches!(live.stage, Stage::Waiting) => live.gates.push(gate.clone()),
+            Some(live) if matches!(live.stage, Stage::Waiting) => {
+                // So that gates which come and go do not pile up; as dear as pushing, over all calls.
+                if live.gates.len() == live.gates.capacity() {
+                    live.gates.retain(|gate| !gate.is_orphan());
+                }
+                live.gates.push(gate.clone());
+            }
             _ => gate.close(),
         }
         gate
