@@ -107,20 +107,6 @@ impl fmt::Debug for HookContext {
     }
 }
 
-/// A hook came too late: its phase has started. Here it is back, never called.
-#[derive(thiserror::Error)]
-#[error("the phase has started already")]
-pub struct Late<F> {
-    /// The hook as it was given.
-    pub hook: F,
-}
-
-impl<F> fmt::Debug for Late<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Late").finish_non_exhaustive()
-    }
-}
-
 /// A registered hook. Dropping this leaves the hook registered.
 pub struct Registration {
     pub(crate) shared: Weak<Shared>,

@@ -65,7 +65,7 @@
 //! ShutdownCoordinator: run(self).await -> Report
 //! ShutdownHandle: trigger(Reason) -> Trigger           force(Reason)      abort() -> Result<(), PastPointOfNoReturn>
 //!                 is_shutting_down() -> bool           reason() -> Option<Reason>       phase(name) -> Option<PhaseId>
-//!                 on(phase, name, |cx| async {..}) -> Result<Registration, Late<F>>     on_blocking(phase, name, |cx| ..)
+//!                 on(phase, name, |cx| async {..}) -> Result<Registration, Rejected<F>>     on_blocking(phase, name, |cx| ..)
 //!                 gate(phase, name) -> Gate            spawn(phase, name, future) -> Result<Task<T>, Rejected<F>>
 //!                 token(phase), begun(), force_token() -> CancellationToken
 //!                 until_shutdown(future).await -> Result<T, Reason>
@@ -117,7 +117,7 @@ pub mod testkit;
 pub use builder::{BuildError, Builder, DEFAULT_DEADLINE, DEFAULT_GRACE, PhaseBuilder, PhaseSpec};
 pub use gate::{Closed, Gate, Guard};
 pub use handle::ShutdownHandle;
-pub use hook::{HookContext, HookOutput, Late, Registration};
+pub use hook::{HookContext, HookOutput, Registration};
 pub use main_helper::run_main;
 pub use phase::{FailurePolicy, PhaseId};
 pub use plan::{Plan, PlannedPhase, PlannedWork};

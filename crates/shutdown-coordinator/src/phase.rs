@@ -1,6 +1,10 @@
 //! Phases: their settings, their order, and the time they owe each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
@@ -13,11 +17,23 @@ use crate::{
     task::TaskTable,
 };
 
-/// A phase of one coordinator.
-///
-/// An id says nothing to another coordinator: there it is treated as a phase that is over, or as another phase.
+/// A phase of one coordinator; every other coordinator refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PhaseId(pub(crate) usize);
+pub struct PhaseId {
+    pub(crate) of: CoordinatorId,
+    pub(crate) index: usize,
+}
+
+/// Tells the ids of one coordinator from those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoordinatorId(u64);
+
+impl CoordinatorId {
+    /// Unlike all others, as far as 64 bits go: the standard library seeds each of its hashers differently.
+    pub(crate) fn new() -> Self {
+        Self(RandomState::new().hash_one(()))
+    }
+}
 
 /// What follows when something in a phase fails, panics or is late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +52,8 @@ pub enum FailurePolicy {
 pub(crate) struct PhaseConfig {
     pub(crate) name: Name,
     pub(crate) after: Vec<usize>,
+    /// Whether it was said to come after a phase of another coordinator.
+    pub(crate) after_foreign: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) reserve: Duration,
     pub(crate) hold: Duration,
@@ -49,6 +67,7 @@ impl PhaseConfig {
         Self {
             name,
             after: Vec::new(),
+            after_foreign: false,
             timeout: None,
             reserve: Duration::ZERO,
             hold: Duration::ZERO,
@@ -129,6 +148,9 @@ pub(crate) fn prepare(configs: Vec<PhaseConfig>, deadline: Duration) -> Result<V
     for (index, config) in configs.iter().enumerate() {
         if configs.iter().take(index).any(|other| other.name == config.name) {
             return Err(BuildError::DuplicatePhase(config.name.to_string()));
+        }
+        if config.after_foreign {
+            return Err(BuildError::ForeignPhase { phase: config.name.to_string() });
         }
     }
     let paths = longest_paths(&configs);

@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     gate::{Gate, Name, wait_until},
     hook::{HookSlot, Work},
-    phase::{Phase, PhaseId, PhaseRun},
+    phase::{CoordinatorId, Phase, PhaseId, PhaseRun},
     plan::{Plan, PlannedPhase, PlannedWork},
     progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage},
     reason::{Reason, Trigger},
     record::{Record, WorkKind},
     report::{Note, PhaseStatus},
     sync::{later, lock},
+    task::{RejectCause, Rejected},
     watchdog::Alarm,
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Limits {
 }
 
 pub(crate) struct Shared {
+    pub(crate) id: CoordinatorId,
     pub(crate) phases: Vec<Phase>,
     pub(crate) limits: Limits,
     pub(crate) reloads: watch::Sender<u64>,
@@ -105,7 +107,7 @@ pub(crate) struct StartedPhase {
 }
 
 impl Shared {
-    pub(crate) fn new(phases: Vec<Phase>, limits: Limits, alarm: Option<Alarm>) -> Self {
+    pub(crate) fn new(id: CoordinatorId, phases: Vec<Phase>, limits: Limits, alarm: Option<Alarm>) -> Self {
         let waiting = |phase: &Phase| PhaseProgress { name: phase.config.name.to_string(), stage: PhaseStage::Waiting };
         let progress = Progress {
             stage: RunStage::Serving,
@@ -124,6 +126,7 @@ impl Shared {
             last_hook_id: 0,
         };
         Self {
+            id,
             phases,
             limits,
             reloads: watch::Sender::new(0),
@@ -138,6 +141,19 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Where the phase is in the lists; nowhere if it belongs to another coordinator.
+    fn index(&self, phase: PhaseId) -> Option<usize> {
+        if phase.of == self.id {
+            return Some(phase.index);
+        }
+        tracing::error!(index = phase.index, "a phase of another coordinator was used");
+        None
+    }
+
+    pub(crate) fn phase(&self, phase: PhaseId) -> Option<&Phase> {
+        self.phases.get(self.index(phase)?)
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
@@ -353,11 +369,13 @@ impl Shared {
         kind: WorkKind,
         hook: F,
         into_work: impl FnOnce(F) -> Work,
-    ) -> Result<u64, F> {
+    ) -> Result<u64, Rejected<F>> {
         let mut state = self.state();
         let id = state.last_hook_id + 1;
-        let Some(live) = state.phases.get_mut(phase.0).filter(|live| matches!(live.stage, Stage::Waiting)) else {
-            return Err(hook);
+        let live = match self.index(phase).and_then(|index| state.phases.get_mut(index)) {
+            Some(live) if matches!(live.stage, Stage::Waiting) => live,
+            Some(_) => return Err(Rejected { work: hook, cause: RejectCause::PhaseStarted }),
+            None => return Err(Rejected { work: hook, cause: RejectCause::ForeignPhase }),
         };
         let record = Arc::new(Record::new(name, kind));
         live.records.push(Arc::clone(&record));
@@ -368,7 +386,7 @@ impl Shared {
 
     pub(crate) fn remove_hook(&self, phase: PhaseId, id: u64) -> bool {
         let mut state = self.state();
-        let Some(live) = state.phases.get_mut(phase.0) else { return false };
+        let Some(live) = self.index(phase).and_then(|index| state.phases.get_mut(index)) else { return false };
         let Some(position) = live.hooks.iter().position(|slot| slot.id == id) else { return false };
         let slot = live.hooks.remove(position);
         live.records.retain(|record| !Arc::ptr_eq(record, &slot.record));
@@ -379,10 +397,10 @@ impl Shared {
 
     /// A gate of the phase; a closed one when the phase has started.
     pub(crate) fn add_gate(&self, phase: PhaseId, name: Name) -> Gate {
-        let drained = self.phases.get(phase.0).map(|phase| Arc::clone(&phase.drained)).unwrap_or_default();
+        let drained = self.phase(phase).map(|phase| Arc::clone(&phase.drained)).unwrap_or_default();
         let gate = Gate::new(name, drained);
         let mut state = self.state();
-        match state.phases.get_mut(phase.0) {
+        match self.index(phase).and_then(|index| state.phases.get_mut(index)) {
             Some(live) if matches!(live.stage, Stage::Waiting) => {
                 // So that gates which come and go do not pile up; as dear as pushing, over all calls.
                 if live.gates.len() == live.gates.capacity() {
@@ -396,13 +414,19 @@ impl Shared {
     }
 
     pub(crate) fn token(&self, phase: PhaseId) -> CancellationToken {
-        self.state().phases.get(phase.0).map_or_else(cancelled_token, |live| live.token.clone())
+        let index = self.index(phase);
+        let state = self.state();
+        index.and_then(|index| state.phases.get(index)).map_or_else(cancelled_token, |live| live.token.clone())
     }
 
     // --- looking ---
 
     pub(crate) fn running(&self, phase: PhaseId) -> Option<Arc<PhaseRun>> {
-        match &self.state().phases.get(phase.0)?.stage {
+        self.running_at(self.index(phase)?)
+    }
+
+    fn running_at(&self, index: usize) -> Option<Arc<PhaseRun>> {
+        match &self.state().phases.get(index)?.stage {
             Stage::Running(run) => Some(Arc::clone(run)),
             Stage::Waiting | Stage::Over => None,
         }
@@ -414,7 +438,7 @@ impl Shared {
 
     /// What the phase waits for, if it is running.
     pub(crate) fn phase_blockers(&self, index: usize) -> Vec<Blocker> {
-        let (Some(phase), Some(run)) = (self.phases.get(index), self.running(PhaseId(index))) else {
+        let (Some(phase), Some(run)) = (self.phases.get(index), self.running_at(index)) else {
             return Vec::new();
         };
         let now = Instant::now();

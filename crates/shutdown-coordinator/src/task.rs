@@ -65,29 +65,33 @@ pub enum TaskError {
     Aborted,
 }
 
-/// A task was not spawned; here is its future, never polled.
+/// A hook was not registered, or a task not spawned. Here it is back: the hook never called, the future never polled.
 #[derive(thiserror::Error)]
-#[error("the task was not spawned: {cause}")]
-pub struct Rejected<F> {
-    /// The future as it was given.
-    pub future: F,
+#[error("refused: {cause}")]
+#[non_exhaustive]
+pub struct Rejected<W> {
+    /// The hook or future as it was given.
+    pub work: W,
     /// Why.
     pub cause: RejectCause,
 }
 
-/// Why a task was not spawned.
+/// Why a hook was not registered, or a task not spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RejectCause {
     /// Its phase has started.
     #[error("its phase has started")]
     PhaseStarted,
+    /// Its phase belongs to another coordinator.
+    #[error("its phase belongs to another coordinator")]
+    ForeignPhase,
     /// The caller is outside of a tokio runtime.
     #[error("there is no tokio runtime here")]
     NoRuntime,
 }
 
-impl<F> fmt::Debug for Rejected<F> {
+impl<W> fmt::Debug for Rejected<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejected").field("cause", &self.cause).finish_non_exhaustive()
     }
@@ -127,10 +131,10 @@ impl TaskTable {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(Rejected { future, cause: RejectCause::NoRuntime });
+            return Err(Rejected { work: future, cause: RejectCause::NoRuntime });
         };
         let Ok(guard) = self.gate.enter() else {
-            return Err(Rejected { future, cause: RejectCause::PhaseStarted });
+            return Err(Rejected { work: future, cause: RejectCause::PhaseStarted });
         };
         let ticket = self.register(name, guard);
         let id = ticket.id;

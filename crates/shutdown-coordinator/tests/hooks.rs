@@ -85,7 +85,7 @@ async fn a_hook_may_register_into_a_phase_to_come_but_not_into_a_started_one() {
         .on(first, "registers", move |_| async move {
             inner.on(second, "added", |_| async move { inner_trace.add("added") }).unwrap();
             let late = inner.on(first, "too late", |_| async {}).unwrap_err();
-            assert_eq!(size_of_val(&late.hook), 0, "the hook itself, which captures nothing");
+            assert_eq!(size_of_val(&late.work), 0, "the hook itself, which captures nothing");
             assert!(inner.gate(first, "too late").enter().is_err());
         })
         .unwrap();
@@ -241,7 +241,7 @@ async fn tasks_are_told_waited_for_aborted_and_refused() {
     let rejected = handle.spawn(only, "late", async move { future_trace.add("polled") }).unwrap_err();
     assert_eq!(rejected.cause, RejectCause::PhaseStarted);
     assert!(polled.all().is_empty());
-    rejected.future.await;
+    rejected.work.await;
     assert_eq!(polled.all(), ["polled"]);
 }
 

@@ -207,7 +207,7 @@ fn after_close_has_returned_nobody_enters() {
         let held = counter.enter(0);
         assert!(held.is_some());
         let closed = Arc::new(AtomicBool::new(false));
-        let closer = {
+        let closing = {
             let (counter, closed) = (Arc::clone(&counter), Arc::clone(&closed));
             thread::spawn(move || {
                 counter.close();
@@ -217,7 +217,7 @@ fn after_close_has_returned_nobody_enters() {
         let after = closed.load(SeqCst);
         let permit = counter.enter(0);
         assert!(!(after && permit.is_some()), "admitted after the close");
-        closer.join().unwrap();
+        closing.join().unwrap();
         assert!(counter.enter(0).is_none());
     });
 }

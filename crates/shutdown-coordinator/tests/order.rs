@@ -8,7 +8,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use common::{Trace, build, manual, ms, outcome, phase, secs};
 use shutdown_coordinator::{
     BuildError, Builder, EXIT_UNCLEAN, FailurePolicy, Outcome, PhaseId, PhaseSpec, PhaseStage, PhaseStatus,
-    ShutdownCoordinator, ShutdownHandle,
+    RejectCause, ShutdownCoordinator, ShutdownHandle,
 };
 use tokio::{sync::Barrier, time::Instant};
 
@@ -193,6 +193,28 @@ fn phases_with_the_same_name_fail_the_build() {
     builder.phase("drain");
     builder.phase("drain");
     assert!(matches!(builder.build(), Err(BuildError::DuplicatePhase(name)) if name == "drain"));
+}
+
+/// Bad use is an error and never a hang: the ids of one coordinator mean nothing to another.
+#[tokio::test(start_paused = true)]
+async fn a_phase_of_another_coordinator_is_refused_everywhere() {
+    let mut other = ShutdownCoordinator::builder();
+    let foreign = other.phase("theirs").id();
+    let mut builder = ShutdownCoordinator::builder();
+    builder.phase("ours").after(&[foreign]).id();
+    let error = builder.build().unwrap_err();
+    assert!(matches!(&error, BuildError::ForeignPhase { phase } if phase == "ours"), "{error}");
+    assert_eq!(error.to_string(), "phase \"ours\" comes after a phase of another coordinator");
+
+    let mut builder = ShutdownCoordinator::builder();
+    builder.phase("ours").id();
+    let (coordinator, handle) = build(builder);
+    assert_eq!(handle.on(foreign, "hook", |_| async {}).unwrap_err().cause, RejectCause::ForeignPhase);
+    assert_eq!(handle.spawn(foreign, "task", async {}).unwrap_err().cause, RejectCause::ForeignPhase);
+    assert!(handle.gate(foreign, "gate").enter().is_err());
+    assert!(handle.token(foreign).is_cancelled());
+    handle.trigger(manual());
+    assert!(coordinator.run().await.is_clean());
 }
 
 fn spec(name: &str, after: &[&str]) -> PhaseSpec {
