@@ -56,6 +56,7 @@ impl ShutdownHandle {
     }
 
     /// Whether a shutdown has begun. One atomic load.
+    #[inline]
     pub fn is_shutting_down(&self) -> bool {
         self.shared.is_shutting_down()
     }

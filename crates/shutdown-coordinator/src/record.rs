@@ -1,9 +1,13 @@
 //! What became of each hook, gate and task.
 
-use std::{fmt, sync::Mutex, time::Duration};
+use std::{
+    fmt,
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
 
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{gate::Name, sync::lock};
 
@@ -90,14 +94,26 @@ impl fmt::Display for Outcome {
 pub(crate) struct Record {
     pub(crate) name: Name,
     pub(crate) kind: WorkKind,
+    /// Its place in the order of registration, among its kind.
+    pub(crate) number: u64,
     life: Mutex<Life>,
+    /// Of a task that was spawned.
+    abort: OnceLock<AbortHandle>,
 }
 
-#[derive(Clone)]
 enum Life {
     Waiting,
     Running { since: Instant },
-    Ended { since: Option<Instant>, took: Duration, outcome: Outcome },
+    // Behind a pointer, since there may be very many that are running.
+    Ended(Box<End>),
+}
+
+#[derive(Clone)]
+struct End {
+    since: Option<Instant>,
+    at: Instant,
+    /// `None` for a task whose future was dropped unfinished.
+    outcome: Option<Outcome>,
 }
 
 /// What is to be said of a hook or task.
@@ -109,44 +125,90 @@ pub(crate) struct Verdict {
 }
 
 impl Record {
-    pub(crate) fn new(name: Name, kind: WorkKind) -> Self {
-        Self { name, kind, life: Mutex::new(Life::Waiting) }
+    /// Of a hook that waits for its phase.
+    pub(crate) fn waiting(name: Name, kind: WorkKind, number: u64) -> Self {
+        Self { name, kind, number, life: Mutex::new(Life::Waiting), abort: OnceLock::new() }
+    }
+
+    /// Of a task that starts now.
+    pub(crate) fn running(name: Name, number: u64) -> Self {
+        let life = Life::Running { since: Instant::now() };
+        Self { name, kind: WorkKind::Task, number, life: Mutex::new(life), abort: OnceLock::new() }
     }
 
     pub(crate) fn start(&self) {
         *lock(&self.life) = Life::Running { since: Instant::now() };
     }
 
-    /// Notes the end. What ended well but after its deadline is late, never [`Outcome::Ok`].
+    pub(crate) fn set_abort(&self, handle: AbortHandle) {
+        self.abort.set(handle).ok();
+    }
+
+    pub(crate) fn abort(&self) {
+        if let Some(handle) = self.abort.get() {
+            handle.abort();
+        }
+    }
+
+    /// Notes the end of a hook. What ended well but after its deadline is late, never [`Outcome::Ok`].
     pub(crate) fn finish(&self, outcome: Outcome, deadline: Instant) {
         let now = Instant::now();
         let outcome = match outcome {
             Outcome::Ok if now > deadline => Outcome::TimedOut { late_by: Some(now - deadline) },
             outcome => outcome,
         };
+        self.end_at(now, Some(outcome));
+    }
+
+    /// Notes the end of a task, which is judged when its phase is over: most end long before they have a deadline.
+    pub(crate) fn end(&self, outcome: Outcome) {
+        self.end_at(Instant::now(), Some(outcome));
+    }
+
+    /// Notes that a task was dropped, unless it has ended before.
+    pub(crate) fn end_dropped(&self) {
+        if self.running_since().is_some() {
+            self.end_at(Instant::now(), None);
+        }
+    }
+
+    fn end_at(&self, at: Instant, outcome: Option<Outcome>) {
         let mut life = lock(&self.life);
         let since = match &*life {
             Life::Running { since } => Some(*since),
             Life::Waiting => None,
-            Life::Ended { .. } => return,
+            Life::Ended(_) => return,
         };
-        *life = Life::Ended { since, took: since.map_or(Duration::ZERO, |since| now - since), outcome };
+        *life = Life::Ended(Box::new(End { since, at, outcome }));
     }
 
     /// Since when it has been running, if it is.
     pub(crate) fn running_since(&self) -> Option<Instant> {
         match &*lock(&self.life) {
             Life::Running { since } => Some(*since),
-            Life::Waiting | Life::Ended { .. } => None,
+            Life::Waiting | Life::Ended(_) => None,
         }
     }
 
-    /// How it ended and how long it took, if the report were made now.
-    pub(crate) fn verdict(&self) -> Verdict {
-        match &*lock(&self.life) {
-            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
-            Life::Running { since } => Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() },
-            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
-        }
+    /// How it ended and how long it took, if the report were made now. `deadline` is that of its phase.
+    pub(crate) fn verdict(&self, deadline: Instant) -> Verdict {
+        let end = match &*lock(&self.life) {
+            Life::Waiting => return Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+            Life::Running { since } => {
+                return Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() };
+            }
+            Life::Ended(end) => End::clone(end),
+        };
+        let late_by = end.at.saturating_duration_since(deadline);
+        let outcome = match end.outcome {
+            Some(Outcome::Ok) if self.kind == WorkKind::Task && !late_by.is_zero() => {
+                Outcome::TimedOut { late_by: Some(late_by) }
+            }
+            Some(outcome) => outcome,
+            // Dropped before the deadline by its owner, which is an end like another; later by us.
+            None if end.at < deadline => Outcome::Ok,
+            None => Outcome::TimedOut { late_by: None },
+        };
+        Verdict { outcome, since: end.since, took: end.since.map_or(Duration::ZERO, |since| end.at - since) }
     }
 }

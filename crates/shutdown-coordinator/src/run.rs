@@ -100,6 +100,8 @@ struct PhaseEnd {
     started: Instant,
     took: Duration,
     budget: Duration,
+    /// When it had to be over, at its end.
+    deadline: Instant,
     /// Their outcomes, and how long the phase waited for each.
     gates: Vec<(String, Outcome, Duration)>,
     survivors: Vec<Blocker>,
@@ -148,9 +150,11 @@ fn set<T>(list: &mut [T], index: usize, value: T) {
 
 impl PhaseEnd {
     fn skipped() -> Self {
+        let now = Instant::now();
         Self {
             status: PhaseStatus::Skipped,
-            started: Instant::now(),
+            started: now,
+            deadline: now,
             took: Duration::ZERO,
             budget: Duration::ZERO,
             gates: Vec::new(),
@@ -161,7 +165,7 @@ impl PhaseEnd {
     fn failed(&self, shared: &Shared, index: usize) -> bool {
         let tasks = shared.phases.get(index).map(|phase| phase.tasks.records()).unwrap_or_default();
         let mut records = shared.hook_records(index).into_iter().chain(tasks);
-        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict().outcome.is_ok())
+        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict(self.deadline).outcome.is_ok())
     }
 }
 
@@ -205,7 +209,8 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
     let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
-    Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
+    let (started, deadline) = (phase_run.started, phase_run.deadline());
+    Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors })
 }
 
 /// Starts the hooks: all at once, or one after the other, the last registered first.
@@ -299,7 +304,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
     let end = end.unwrap_or(&skipped);
     let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
     let works = records.map(|record| {
-        let verdict = record.verdict();
+        let verdict = record.verdict(end.deadline);
         Entry {
             kind: record.kind,
             name: record.name.to_string(),

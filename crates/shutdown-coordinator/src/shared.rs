@@ -156,6 +156,7 @@ impl Shared {
         self.phases.get(self.index(phase)?)
     }
 
+    #[inline]
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Acquire)
     }
@@ -305,7 +306,7 @@ impl Shared {
         let phase_run = Arc::new(PhaseRun::new(phase, now, deadline));
         tracing::info!(phase = %phase.config.name, budget = ?(deadline - now), "phase begins");
         live.stage = Stage::Running(Arc::clone(&phase_run));
-        live.close(phase, &phase_run);
+        live.close(phase);
         self.set_stage(index, PhaseStage::Running { deadline });
         Some(StartedPhase { run: phase_run, hooks: std::mem::take(&mut live.hooks), gates: live.gates.clone() })
     }
@@ -315,8 +316,7 @@ impl Shared {
         let mut state = self.state();
         let (Some(phase), true) = (self.phases.get(index), state.is_current(run)) else { return };
         let Some(live) = state.phases.get_mut(index) else { return };
-        let now = Instant::now();
-        live.close(phase, &Arc::new(PhaseRun::new(phase, now, now)));
+        live.close(phase);
         live.stage = Stage::Over;
         let hooks = std::mem::take(&mut live.hooks);
         self.set_stage(index, PhaseStage::Over(PhaseStatus::Skipped));
@@ -377,7 +377,7 @@ impl Shared {
             Some(_) => return Err(Rejected { work: hook, cause: RejectCause::PhaseStarted }),
             None => return Err(Rejected { work: hook, cause: RejectCause::ForeignPhase }),
         };
-        let record = Arc::new(Record::new(name, kind));
+        let record = Arc::new(Record::waiting(name, kind, id));
         live.records.push(Arc::clone(&record));
         live.hooks.push(HookSlot { id, record, work: into_work(hook) });
         state.last_hook_id = id;
@@ -504,7 +504,7 @@ impl Shared {
             point_of_no_return: config.point_of_no_return,
             on_failure: config.on_failure,
             work: hooks.chain(gates).collect(),
-            tasks: phase.tasks.records().len(),
+            tasks: phase.tasks.len(),
         }
     }
 }
@@ -525,9 +525,9 @@ impl State {
 }
 
 impl PhaseState {
-    fn close(&self, phase: &Phase, run: &Arc<PhaseRun>) {
+    fn close(&self, phase: &Phase) {
         self.gates.iter().for_each(Gate::close);
-        phase.tasks.close(run);
+        phase.tasks.close();
         self.token.cancel();
     }
 }

@@ -77,6 +77,7 @@ impl<T: Wake> Generation<T> {
     }
 
     /// The last of those that followed this one.
+    #[inline]
     fn newest(this: &Arc<Self>) -> &Arc<Self> {
         let mut newest = this;
         while let Some(next) = newest.next.get() {
@@ -106,6 +107,7 @@ impl<T: Wake> Counter<T> {
     }
 
     /// A permit, unless closed. `slot` chooses the shard: threads with different numbers do not contend.
+    #[inline]
     pub(super) fn enter(&self, slot: usize) -> Option<Permit<T>> {
         let generation = Generation::newest(&self.from);
         if generation.closed.load(SeqCst) {
@@ -114,6 +116,7 @@ impl<T: Wake> Counter<T> {
         generation.shards.get(slot & (generation.shards.len() - 1))?.upgrade()
     }
 
+    #[inline]
     pub(super) fn is_closed(&self) -> bool {
         Generation::newest(&self.from).closed.load(SeqCst)
     }

@@ -10,10 +10,12 @@ use std::{
     cell::Cell,
     collections::BTreeMap,
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     num::NonZeroU64,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -94,9 +96,9 @@ pub struct Guard {
 impl Gate {
     /// A gate whose last guard wakes `drained`.
     pub(crate) fn new(name: Name, drained: Arc<Notify>) -> Self {
-        // Twice as many as threads run at a time, so that few share one by chance.
+        // Several times as many as threads run at a time, so that few of them share one.
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self::with_shards((2 * threads).next_power_of_two().min(64), name, drained)
+        Self::with_shards((4 * threads).next_power_of_two().min(64), name, drained)
     }
 
     /// A gate for few guards.
@@ -114,6 +116,7 @@ impl Gate {
     }
 
     /// Takes a guard, unless the gate is closed. Two atomic operations with its release, and no allocation.
+    #[inline]
     pub fn enter(&self) -> Result<Guard, Closed> {
         let permit = self.counter.enter(thread_slot()).ok_or(Closed)?;
         Ok(Guard { id: None, permit })
@@ -133,6 +136,7 @@ impl Gate {
     }
 
     /// Whether [`Gate::enter`] fails.
+    #[inline]
     pub fn is_closed(&self) -> bool {
         self.counter.is_closed()
     }
@@ -175,6 +179,12 @@ impl Core {
         named.guards.insert(id, (label, since));
         Some(id)
     }
+
+    fn remove_label(&self, id: NonZeroU64) {
+        // Dropped outside the lock: a live label may own anything.
+        let label = lock(&self.named).guards.remove(&id);
+        drop(label);
+    }
 }
 
 impl Guard {
@@ -195,11 +205,10 @@ impl Guard {
 }
 
 impl Drop for Guard {
+    #[inline]
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            // Dropped outside the lock: a live label may own anything.
-            let label = lock(&self.permit.common.named).guards.remove(&id);
-            drop(label);
+            self.permit.common.remove_label(id);
         }
         // The permit goes last: whoever is woken by it finds the name gone.
     }
@@ -219,16 +228,18 @@ pub(crate) async fn wait_until(drained: &Notify, is_drained: impl Fn() -> bool) 
     }
 }
 
-/// A number of this thread's own, spread over the shards.
+/// A number of this thread's own.
+#[inline]
 fn thread_slot() -> usize {
-    thread_local!(static SLOT: Cell<Option<usize>> = const { Cell::new(None) });
+    const NONE: usize = usize::MAX;
+    /// Threads are numbered in turn: by chance, two of them would often share a shard.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static SLOT: Cell<usize> = const { Cell::new(NONE) });
     let slot = SLOT.try_with(|slot| {
-        slot.get().unwrap_or_else(|| {
-            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(thread::current().id());
-            let fresh = usize::try_from(hash & 0xffff).unwrap_or(0);
-            slot.set(Some(fresh));
-            fresh
-        })
+        if slot.get() == NONE {
+            slot.set(NEXT.fetch_add(1, Relaxed));
+        }
+        slot.get()
     });
     // Only a thread that is being torn down has no slot.
     slot.unwrap_or(0)
