@@ -4,7 +4,7 @@ use std::{
     future::pending,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -52,10 +52,17 @@ fn enter_and_drop(effort: Effort, threads: usize, table: &mut Table) {
     let graceful = Shutdown::new(pending::<()>());
     let (_signal, watch) = drain::channel();
     let manager = ShutdownManager::<()>::new();
+    let bare = AtomicUsize::new(0);
     let values = compete(
         effort.rounds(15),
         vec![
             Contestant::new(OURS, || ns_per_call(threads, total, || gate.enter().unwrap())),
+            Contestant::new("one shared atomic, add and subtract", || {
+                ns_per_call(threads, total, || {
+                    bare.fetch_add(1, Ordering::SeqCst);
+                    bare.fetch_sub(1, Ordering::SeqCst)
+                })
+            }),
             Contestant::new("ours: Gate::enter_named", || {
                 ns_per_call(threads, total / 4, || gate.enter_named("request").unwrap())
             }),

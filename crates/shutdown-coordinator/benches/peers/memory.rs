@@ -14,7 +14,8 @@ use crate::{
     table::{Group, SUBSYSTEMS, TRACKER, Table},
 };
 
-const GUARDS: [&str; 6] = ["ours: Gate::enter", "ours: Gate::enter_named", TRACKER, "tokio-graceful", "drain", "async-shutdown"];
+const GUARDS: [&str; 6] =
+    ["ours: Gate::enter", "ours: Gate::enter_named", TRACKER, "tokio-graceful", "drain", "async-shutdown"];
 
 pub(crate) fn run(effort: Effort, table: &mut Table) {
     let rounds = effort.rounds(3);
@@ -39,7 +40,7 @@ pub(crate) fn tasks(name: &str, count: usize) {
         let before = resident();
         let stop = all_waiting(peer, count).await;
         println!("{}", (resident() - before) / count as f64);
-        stop.await;
+        drop(stop.await);
     });
 }
 

@@ -1,6 +1,7 @@
 //! Each contestant's way to run many tasks and to end them all.
 
 use std::{
+    any::Any,
     borrow::Cow,
     sync::{
         Arc,
@@ -23,8 +24,10 @@ pub(crate) const OURS_GUARD: &str = "ours: Gate::enter, phase token";
 pub(crate) const OURS_SPAWN: &str = "ours: handle.spawn";
 pub(crate) const OURS_NAMED: &str = "ours: handle.spawn, a name for each";
 
-/// Triggers, and ends when the last task is gone.
-pub(crate) type Stop = BoxFuture<'static, ()>;
+/// Triggers, and ends when the last task is gone. What is left is dropped when the clock has stopped.
+pub(crate) type Stop = BoxFuture<'static, Leftovers>;
+
+pub(crate) type Leftovers = Box<dyn Any + Send>;
 
 /// How many tasks have started.
 pub(crate) type Started = Arc<AtomicUsize>;
@@ -49,6 +52,10 @@ pub(crate) const PEERS: [Peer; 9] = [
     Peer { name: "async-shutdown", spawn: async_shutdown, most: usize::MAX },
     Peer { name: SUBSYSTEMS, spawn: subsystems, most: 10_000 },
 ];
+
+fn kept<T: Any + Send>(leftovers: T) -> Leftovers {
+    Box::new(leftovers)
+}
 
 pub(crate) fn coordinator() -> (ShutdownCoordinator, ShutdownHandle, PhaseId) {
     let mut builder = ShutdownCoordinator::builder();
@@ -100,6 +107,7 @@ fn end(coordinator: ShutdownCoordinator, handle: ShutdownHandle) -> Stop {
         handle.trigger(Reason::Manual("bench".into()));
         let report = coordinator.run().await;
         assert!(report.is_clean());
+        kept((report, handle))
     }
     .boxed()
 }
@@ -117,6 +125,7 @@ fn tracker(count: usize, started: &Started) -> Stop {
         token.cancel();
         tracker.close();
         tracker.wait().await;
+        kept(tracker)
     }
     .boxed()
 }
@@ -134,6 +143,7 @@ fn notify(count: usize, started: &Started) -> Stop {
         notify.notify_waiters();
         tracker.close();
         tracker.wait().await;
+        kept(tracker)
     }
     .boxed()
 }
@@ -150,7 +160,7 @@ fn graceful(count: usize, started: &Started) -> Stop {
     }
     async move {
         trigger.send(()).unwrap();
-        shutdown.shutdown().await;
+        kept(shutdown.shutdown().await)
     }
     .boxed()
 }
@@ -165,7 +175,7 @@ fn drained(count: usize, started: &Started) -> Stop {
         });
     }
     drop(watch);
-    signal.drain().boxed()
+    signal.drain().map(kept).boxed()
 }
 
 fn async_shutdown(count: usize, started: &Started) -> Stop {
@@ -181,6 +191,7 @@ fn async_shutdown(count: usize, started: &Started) -> Stop {
     async move {
         manager.trigger_shutdown(()).unwrap();
         manager.wait_shutdown_complete().await;
+        kept(manager)
     }
     .boxed()
 }
@@ -201,7 +212,7 @@ fn subsystems(count: usize, started: &Started) -> Stop {
     let toplevel = Toplevel::new_with_shutdown_token(root, token.clone());
     async move {
         token.cancel();
-        toplevel.handle_shutdown_requests(Duration::from_mins(10)).await.unwrap();
+        kept(toplevel.handle_shutdown_requests(Duration::from_mins(10)).await.unwrap())
     }
     .boxed()
 }

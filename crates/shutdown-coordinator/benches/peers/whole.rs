@@ -84,8 +84,10 @@ fn looking(effort: Effort, table: &mut Table) {
             })
         }
     };
-    let contestants =
-        vec![Contestant::new("guards without names", sample(false)), Contestant::new("guards with names", sample(true))];
+    let contestants = vec![
+        Contestant::new("guards without names", sample(false)),
+        Contestant::new("guards with names", sample(true)),
+    ];
     table.add(Group::new("blockers() with 100,000 guards", "us", compete(effort.rounds(9), contestants)));
 }
 
