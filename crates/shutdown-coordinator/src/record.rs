@@ -103,8 +103,15 @@ pub(crate) struct Record {
 
 enum Life {
     Waiting,
-    Running { since: Instant },
-    // Behind a pointer, since there may be very many that are running.
+    Running {
+        since: Instant,
+    },
+    /// With [`Outcome::Ok`], as nearly all end.
+    Ok {
+        since: Instant,
+        at: Instant,
+    },
+    // Behind a pointer, since there may be very many records.
     Ended(Box<End>),
 }
 
@@ -177,16 +184,19 @@ impl Record {
         let since = match &*life {
             Life::Running { since } => Some(*since),
             Life::Waiting => None,
-            Life::Ended(_) => return,
+            Life::Ok { .. } | Life::Ended(_) => return,
         };
-        *life = Life::Ended(Box::new(End { since, at, outcome }));
+        *life = match (since, outcome) {
+            (Some(since), Some(Outcome::Ok)) => Life::Ok { since, at },
+            (since, outcome) => Life::Ended(Box::new(End { since, at, outcome })),
+        };
     }
 
     /// Since when it has been running, if it is.
     pub(crate) fn running_since(&self) -> Option<Instant> {
         match &*lock(&self.life) {
             Life::Running { since } => Some(*since),
-            Life::Waiting | Life::Ended(_) => None,
+            Life::Waiting | Life::Ok { .. } | Life::Ended(_) => None,
         }
     }
 
@@ -197,6 +207,7 @@ impl Record {
             Life::Running { since } => {
                 return Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() };
             }
+            Life::Ok { since, at } => End { since: Some(*since), at: *at, outcome: Some(Outcome::Ok) },
             Life::Ended(end) => End::clone(end),
         };
         let late_by = end.at.saturating_duration_since(deadline);

@@ -191,10 +191,10 @@ impl TaskTable {
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let mut records = Vec::new();
         for list in &self.lists {
-            records.extend(lock(list).iter().map(|(_, record)| Arc::clone(record)));
+            records.extend(lock(list).iter().map(|(_, record)| (record.number, Arc::clone(record))));
         }
-        records.sort_unstable_by_key(|record| record.number);
-        records
+        records.sort_unstable_by_key(|(number, _)| *number);
+        records.into_iter().map(|(_, record)| record).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
