@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     progress::{Blocker, Progress},
     reason::{Reason, Trigger},
     record::WorkKind,
+    scope::ScopeBuilder,
     shared::{PastPointOfNoReturn, Shared},
     task::{RejectCause, Rejected, Task},
 };
@@ -138,6 +139,16 @@ impl ShutdownHandle {
             Some(phase) => phase.tasks.spawn(name.into(), future),
             None => Err(Rejected { work: future, cause: RejectCause::ForeignPhase }),
         }
+    }
+
+    /// A group of tasks of the phase that can be stopped on its own, for instance `"engine:42"`.
+    pub fn scope(&self, phase: PhaseId, name: impl Into<Cow<'static, str>>) -> ScopeBuilder {
+        ScopeBuilder::new(Arc::clone(&self.shared), phase, name.into())
+    }
+
+    /// When the phase ends at the latest; known while it runs. A forced shutdown moves it forward.
+    pub fn deadline(&self, phase: PhaseId) -> Option<Instant> {
+        self.shared.running(phase).map(|run| run.deadline())
     }
 
     /// Cancelled when the phase starts; that of another coordinator's phase is cancelled. After an abort, ask again for a

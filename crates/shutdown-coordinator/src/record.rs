@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Mutex, OnceLock},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,8 @@ pub enum WorkKind {
     Gate,
     /// A spawned task.
     Task,
+    /// A scope, whose tasks are listed too.
+    Scope,
 }
 
 impl fmt::Display for WorkKind {
@@ -33,6 +38,7 @@ impl fmt::Display for WorkKind {
             Self::BlockingHook => "blocking hook",
             Self::Gate => "gate",
             Self::Task => "task",
+            Self::Scope => "scope",
         })
     }
 }
@@ -97,8 +103,12 @@ pub(crate) struct Record {
     /// Its place in the order of registration, among its kind.
     pub(crate) number: u64,
     life: Mutex<Life>,
+    /// The id of the scope of a task, or 0.
+    pub(crate) scope: usize,
     /// Of a task that was spawned.
     abort: OnceLock<AbortHandle>,
+    /// Whether it was aborted by its phase or scope.
+    aborted: AtomicBool,
 }
 
 enum Life {
@@ -134,24 +144,34 @@ pub(crate) struct Verdict {
 impl Record {
     /// Of a hook that waits for its phase.
     pub(crate) fn waiting(name: Name, kind: WorkKind, number: u64) -> Self {
-        Self { name, kind, number, life: Mutex::new(Life::Waiting), abort: OnceLock::new() }
+        Self::new(name, kind, number, 0, Life::Waiting)
     }
 
     /// Of a task that starts now.
-    pub(crate) fn running(name: Name, number: u64) -> Self {
-        let life = Life::Running { since: Instant::now() };
-        Self { name, kind: WorkKind::Task, number, life: Mutex::new(life), abort: OnceLock::new() }
+    pub(crate) fn running(name: Name, number: u64, scope: usize) -> Self {
+        Self::new(name, WorkKind::Task, number, scope, Life::Running { since: Instant::now() })
+    }
+
+    fn new(name: Name, kind: WorkKind, number: u64, scope: usize, life: Life) -> Self {
+        let (life, abort, aborted) = (Mutex::new(life), OnceLock::new(), AtomicBool::new(false));
+        Self { name, kind, number, life, scope, abort, aborted }
     }
 
     pub(crate) fn start(&self) {
         *lock(&self.life) = Life::Running { since: Instant::now() };
     }
 
+    /// How a task can be aborted; done at once if it should have been already.
     pub(crate) fn set_abort(&self, handle: AbortHandle) {
         self.abort.set(handle).ok();
+        if self.aborted.load(SeqCst) {
+            self.abort();
+        }
     }
 
+    /// Ends a task at its next await, unless it has ended.
     pub(crate) fn abort(&self) {
+        self.aborted.store(true, SeqCst);
         if let Some(handle) = self.abort.get() {
             handle.abort();
         }
@@ -216,8 +236,8 @@ impl Record {
                 Outcome::TimedOut { late_by: Some(late_by) }
             }
             Some(outcome) => outcome,
-            // Dropped before the deadline by its owner, which is an end like another; later by us.
-            None if end.at < deadline => Outcome::Ok,
+            // Dropped by its owner, which is an end like another.
+            None if end.at < deadline && !self.aborted.load(SeqCst) => Outcome::Ok,
             None => Outcome::TimedOut { late_by: None },
         };
         Verdict { outcome, since: end.since, took: end.since.map_or(Duration::ZERO, |since| end.at - since) }

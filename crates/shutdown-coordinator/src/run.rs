@@ -22,7 +22,7 @@ use crate::{
 
 /// How long an aborted hook may take to be dropped before it is given up as leaked. Only one that blocks its thread
 /// needs more.
-const ABORT_WAIT: Duration = Duration::from_millis(50);
+pub(crate) const ABORT_WAIT: Duration = Duration::from_millis(50);
 
 /// Owns the shutdown. There is one, and [`ShutdownCoordinator::run`] consumes it.
 #[must_use = "without `run` no shutdown ever happens"]

@@ -4,6 +4,7 @@
 //! the state, then a task table or a gate's names or a phase's deadline, then the progress channel.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -542,4 +543,10 @@ fn cancelled_token() -> CancellationToken {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("shutting_down", &self.is_shutting_down()).finish_non_exhaustive()
+    }
 }

@@ -7,10 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     thread,
@@ -34,8 +31,6 @@ pub(crate) struct TaskTable {
     lists: [Mutex<Slab<Arc<Record>>>; LISTS],
     /// The number of the next task.
     next: AtomicU64,
-    /// Whether tasks are aborted, those too that are just being spawned.
-    aborting: AtomicBool,
 }
 
 const LISTS: usize = 16;
@@ -78,6 +73,9 @@ pub enum RejectCause {
     /// Its phase has started.
     #[error("its phase has started")]
     PhaseStarted,
+    /// Its scope is to stop.
+    #[error("its scope is to stop")]
+    ScopeStopped,
     /// Its phase belongs to another coordinator.
     #[error("its phase belongs to another coordinator")]
     ForeignPhase,
@@ -118,40 +116,63 @@ impl<T> Future for Task<T> {
 
 impl TaskTable {
     pub(crate) fn new(drained: Arc<Notify>) -> Self {
-        Self {
-            gate: Gate::new(Name::Borrowed("tasks"), drained),
-            lists: Default::default(),
-            next: AtomicU64::new(0),
-            aborting: AtomicBool::new(false),
-        }
+        Self { gate: Gate::new(Name::Borrowed("tasks"), drained), lists: Default::default(), next: AtomicU64::new(0) }
     }
 
     pub(crate) fn spawn<F>(self: &Arc<Self>, name: Name, future: F) -> Result<Task<F::Output>, Rejected<F>>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
+        self.spawn_as(name, 0, future, |future| future, |_| Outcome::Ok)
+    }
+
+    /// A task of a scope. `into_member` makes its future from the one that is given back when it is refused.
+    pub(crate) fn spawn_member<W, F>(
+        self: &Arc<Self>,
+        name: Name,
+        scope: usize,
+        work: W,
+        into_member: impl FnOnce(W) -> F,
+    ) -> Result<Task<Result<(), String>>, Rejected<W>>
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.spawn_as(name, scope, work, into_member, |result| match result {
+            Ok(()) => Outcome::Ok,
+            Err(error) => Outcome::Failed { error: error.clone() },
+        })
+    }
+
+    fn spawn_as<W, F>(
+        self: &Arc<Self>,
+        name: Name,
+        scope: usize,
+        work: W,
+        into_future: impl FnOnce(W) -> F,
+        judge: impl FnOnce(&F::Output) -> Outcome + Send + 'static,
+    ) -> Result<Task<F::Output>, Rejected<W>>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(Rejected { work: future, cause: RejectCause::NoRuntime });
+            return Err(Rejected { work, cause: RejectCause::NoRuntime });
         };
         let Ok(guard) = self.gate.enter() else {
-            return Err(Rejected { work: future, cause: RejectCause::PhaseStarted });
+            return Err(Rejected { work, cause: RejectCause::PhaseStarted });
         };
-        let ticket = self.register(name, guard);
+        let ticket = self.register(name, scope, guard);
         let record = Arc::clone(&ticket.record);
         // Combinators rather than an async block, which would keep room for the future twice.
-        let tracked = AssertUnwindSafe(future).catch_unwind().map(move |result| ticket.end(result));
+        let tracked = AssertUnwindSafe(into_future(work)).catch_unwind().map(move |result| ticket.end(result, judge));
         // A runtime that is shutting down drops the future right here, and the ticket with it: so no lock is held.
         let handle = runtime.spawn(tracked);
         record.set_abort(handle.abort_handle());
-        if self.aborting.load(SeqCst) {
-            handle.abort();
-        }
         Ok(Task { handle })
     }
 
-    fn register(self: &Arc<Self>, name: Name, guard: Guard) -> Ticket {
+    fn register(self: &Arc<Self>, name: Name, scope: usize, guard: Guard) -> Ticket {
         let number = self.next.fetch_add(1, Relaxed);
-        let record = Arc::new(Record::running(name, number));
+        let record = Arc::new(Record::running(name, number, scope));
         let key = lock(self.list(number)).insert(Arc::clone(&record));
         Ticket { table: Arc::clone(self), record, key, _guard: guard }
     }
@@ -168,7 +189,6 @@ impl TaskTable {
 
     /// Undoes [`TaskTable::close`].
     pub(crate) fn reopen(&self) {
-        self.aborting.store(false, SeqCst);
         // First the gate: a task that ended before, and so stays in the table, is then seen to have ended.
         self.gate.reopen();
         for list in &self.lists {
@@ -181,10 +201,19 @@ impl TaskTable {
     }
 
     pub(crate) fn abort_all(&self) {
-        self.aborting.store(true, SeqCst);
         for record in self.records() {
             record.abort();
         }
+    }
+
+    /// Aborts what is left of a scope. Gives the names.
+    pub(crate) fn abort_members(&self, scope: usize) -> Vec<String> {
+        let mut left = self.records();
+        left.retain(|record| record.scope == scope && record.running_since().is_some());
+        for record in &left {
+            record.abort();
+        }
+        left.iter().map(|record| record.name.to_string()).collect()
     }
 
     /// In the order in which they were spawned.
@@ -212,10 +241,10 @@ struct Ticket {
 }
 
 impl Ticket {
-    fn end<T>(self, result: thread::Result<T>) -> Result<T, TaskError> {
+    fn end<T>(self, result: thread::Result<T>, judge: impl FnOnce(&T) -> Outcome) -> Result<T, TaskError> {
         match result {
             Ok(output) => {
-                self.record.end(Outcome::Ok);
+                self.record.end(judge(&output));
                 Ok(output)
             }
             Err(payload) => {

@@ -162,7 +162,7 @@ impl Server {
         let phases = accept::Phases { stop: phase, close: keep_until };
         let accept = accept::run(listener, listening, handle.clone(), phases, shop, root);
         handle.spawn(keep_until, format!("serve {name}"), accept).map_err(|rejected| match rejected.cause {
-            crate::RejectCause::PhaseStarted => ServeError::ShuttingDown,
+            crate::RejectCause::PhaseStarted | crate::RejectCause::ScopeStopped => ServeError::ShuttingDown,
             crate::RejectCause::NoRuntime => ServeError::NoRuntime,
             crate::RejectCause::ForeignPhase => ServeError::ForeignPhase,
         })
