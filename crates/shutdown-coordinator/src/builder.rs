@@ -36,6 +36,17 @@ pub enum BuildError {
         /// The deadline of the whole shutdown.
         deadline: Duration,
     },
+    /// The watchdog would end a shutdown that keeps to its rules.
+    #[error(
+        "the watchdog's margin of {margin:?} is below the {overrun:?} by which graces can add up: raise the margin, or \
+         lower the grace"
+    )]
+    WatchdogTooSoon {
+        /// What was given.
+        margin: Duration,
+        /// The least that is accepted, see [`Plan::overrun`](crate::Plan::overrun).
+        overrun: Duration,
+    },
     /// A phase comes after one that does not exist.
     #[error("phase {phase:?} comes after {unknown:?}, which does not exist")]
     UnknownPhase {
@@ -130,7 +141,8 @@ impl Builder {
     /// Ends the process with [`EXIT_WATCHDOG`](crate::EXIT_WATCHDOG) when the shutdown is not over this long after its
     /// deadline, even when every thread of the runtime is blocked. Without this call there is no watchdog.
     ///
-    /// The margin should exceed the graces that can add up on one path, see [`Plan`](crate::Plan).
+    /// Each phase on a path may overrun by its grace, so the margin has a least value,
+    /// [`Plan::overrun`](crate::Plan::overrun); a smaller one fails the build.
     pub fn watchdog(mut self, margin: Duration) -> Self {
         self.limits.watchdog_margin = Some(margin);
         self
@@ -147,6 +159,10 @@ impl Builder {
     /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
     pub fn build(self) -> Result<(ShutdownCoordinator, ShutdownHandle), BuildError> {
         let phases = phase::prepare(self.phases, self.limits.deadline)?;
+        let overrun = phase::overrun(&phases, self.limits.grace);
+        if let Some(margin) = self.limits.watchdog_margin.filter(|margin| *margin < overrun) {
+            return Err(BuildError::WatchdogTooSoon { margin, overrun });
+        }
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
         let shared = Arc::new(Shared::new(self.id, phases, self.limits, alarm.clone()));
         if let Some(alarm) = alarm {

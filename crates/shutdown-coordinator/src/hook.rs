@@ -167,7 +167,7 @@ pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRu
     match slot.work {
         Work::Async(work) => {
             let outcome = run_async(work, cx, &run, &phase.abort).await;
-            slot.record.finish(outcome, phase.deadline());
+            slot.record.finish(outcome, &phase);
         }
         Work::Blocking(work) => run_blocking(work, cx, &slot.record, &phase).await,
     }
@@ -204,13 +204,13 @@ async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>,
                 Ok(result) => from_result(result),
                 Err(payload) => Outcome::Panicked { message: panic_message(payload) },
             };
-            record.finish(outcome, phase.deadline());
+            record.finish(outcome, &phase);
             // Nobody listens any more when the phase has given this thread up.
             ended.send(()).ok();
         }
     });
     if let Err(error) = thread {
-        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase.deadline());
+        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase);
         return;
     }
     tokio::select! {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     builder::BuildError,
     gate::{Gate, Name},
+    run::ABORT_WAIT,
     sync::{later, lock},
     task::TaskTable,
 };
@@ -113,6 +114,7 @@ pub(crate) struct PhaseRun {
     pub(crate) name: Name,
     pub(crate) started: Instant,
     deadline: std::sync::Mutex<Instant>,
+    grace: Duration,
     /// Cancelled at the deadline.
     pub(crate) expiring: CancellationToken,
     /// Cancelled when the grace after the deadline is over.
@@ -122,11 +124,12 @@ pub(crate) struct PhaseRun {
 }
 
 impl PhaseRun {
-    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant, grace: Duration) -> Self {
         Self {
             name: phase.config.name.clone(),
             started,
             deadline: std::sync::Mutex::new(deadline),
+            grace,
             expiring: CancellationToken::new(),
             abort: CancellationToken::new(),
             hooks: Gate::single(Name::Borrowed("hooks"), Arc::clone(&phase.drained)),
@@ -135,6 +138,17 @@ impl PhaseRun {
 
     pub(crate) fn deadline(&self) -> Instant {
         *lock(&self.deadline)
+    }
+
+    /// By how much a hook that ends now is late. Told of its expiry it is late, even where paused time stands still. Where
+    /// there was no time at all hooks are polled once, and what is done by that is in time.
+    pub(crate) fn late_by(&self, now: Instant) -> Option<Duration> {
+        let deadline = self.deadline();
+        if deadline <= self.started && now <= later(self.started, self.grace + ABORT_WAIT) {
+            return None;
+        }
+        let late = now > deadline || (now == deadline && self.expiring.is_cancelled());
+        late.then(|| now - deadline)
     }
 
     pub(crate) fn shorten(&self, latest: Instant) {
@@ -161,6 +175,17 @@ pub(crate) fn prepare(configs: Vec<PhaseConfig>, deadline: Duration) -> Result<V
         return Err(BuildError::ReservesAboveDeadline { path: names, reserves: path.from_here, deadline });
     }
     Ok(configs.into_iter().zip(paths).map(|(config, path)| Phase::new(config, path.owed)).collect())
+}
+
+/// How much longer than its deadline a shutdown can take: each phase of the longest path may use its grace, and then the time
+/// in which what was aborted goes.
+pub(crate) fn overrun(phases: &[Phase], grace: Duration) -> Duration {
+    let mut lengths: Vec<u32> = Vec::new();
+    for phase in phases {
+        let before = phase.config.after.iter().filter_map(|index| lengths.get(*index)).max();
+        lengths.push(before.map_or(1, |length| length + 1));
+    }
+    (grace + ABORT_WAIT).saturating_mul(lengths.into_iter().max().unwrap_or(0))
 }
 
 /// For one phase, the path after it with the largest sum of reserves.

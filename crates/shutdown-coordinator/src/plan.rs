@@ -16,6 +16,9 @@ pub struct Plan {
     /// How long what was told of its expiry may take to end. Each phase that overruns can add this to the total.
     #[serde(rename = "grace_ms", serialize_with = "report::ms")]
     pub grace: Duration,
+    /// How much longer than the deadline a shutdown can take at worst, if phases run into their graces.
+    #[serde(rename = "overrun_ms", serialize_with = "report::ms")]
+    pub overrun: Duration,
     /// How long after the deadline the watchdog ends the process.
     #[serde(rename = "watchdog_margin_ms", serialize_with = "report::optional_ms")]
     pub watchdog_margin: Option<Duration>,

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::{gate::Name, sync::lock};
+use crate::{gate::Name, phase::PhaseRun, sync::lock};
 
 /// What kind of thing a phase waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -178,11 +178,11 @@ impl Record {
     }
 
     /// Notes the end of a hook. What ended well but after its deadline is late, never [`Outcome::Ok`].
-    pub(crate) fn finish(&self, outcome: Outcome, deadline: Instant) {
+    pub(crate) fn finish(&self, outcome: Outcome, phase: &PhaseRun) {
         let now = Instant::now();
-        let outcome = match outcome {
-            Outcome::Ok if now > deadline => Outcome::TimedOut { late_by: Some(now - deadline) },
-            outcome => outcome,
+        let outcome = match (outcome, phase.late_by(now)) {
+            (Outcome::Ok, late_by @ Some(_)) => Outcome::TimedOut { late_by },
+            (outcome, _) => outcome,
         };
         self.end_at(now, Some(outcome));
     }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     gate::{Gate, Name, wait_until},
     hook::{HookSlot, Work},
-    phase::{CoordinatorId, Phase, PhaseId, PhaseRun},
+    phase::{self, CoordinatorId, Phase, PhaseId, PhaseRun},
     plan::{Plan, PlannedPhase, PlannedWork},
     progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage},
     reason::{Reason, Trigger},
@@ -304,7 +304,7 @@ impl Shared {
         let live = state.phases.get_mut(index)?;
         let now = Instant::now();
         let deadline = phase.deadline(now, run.deadline, run.force.is_cancelled());
-        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline));
+        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline, self.limits.grace));
         tracing::info!(phase = %phase.config.name, budget = ?(deadline - now), "phase begins");
         live.stage = Stage::Running(Arc::clone(&phase_run));
         live.close(phase);
@@ -479,6 +479,7 @@ impl Shared {
         Plan {
             deadline: self.limits.deadline,
             grace: self.limits.grace,
+            overrun: phase::overrun(&self.phases, self.limits.grace),
             watchdog_margin: self.limits.watchdog_margin,
             phases,
         }

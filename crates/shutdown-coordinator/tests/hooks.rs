@@ -3,12 +3,13 @@
 
 mod common;
 
-use std::{future::pending, sync::mpsc, thread};
+use std::{cell::RefCell, future::pending, sync::mpsc, thread};
 
 use common::{Trace, build, entry, manual, ms, outcome, secs};
 use shutdown_coordinator::{
     EXIT_UNCLEAN, HookContext, Outcome, PhaseId, RejectCause, ShutdownCoordinator, ShutdownHandle, TaskError, WorkKind,
 };
+use tokio::sync::oneshot;
 
 fn one_phase() -> (ShutdownCoordinator, ShutdownHandle, PhaseId) {
     let mut builder = ShutdownCoordinator::builder();
@@ -142,20 +143,20 @@ async fn a_leaked_hook_that_ends_before_the_report_is_late() {
     let first = builder.phase("first").timeout(ms(10)).id();
     let second = builder.phase("second").after(&[first]).id();
     let (coordinator, handle) = build(builder.grace(ms(0)));
+    // Dropped with the hook's thread, and so after its end has been noted.
+    thread_local!(static ENDED: RefCell<Option<oneshot::Sender<()>>> = const { RefCell::new(None) });
     let (release, wait) = mpsc::channel::<()>();
-    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let (ended, end) = oneshot::channel::<()>();
     handle
         .on_blocking(first, "slow", move |_| {
+            ENDED.set(Some(ended));
             wait.recv().unwrap();
-            drop(ended);
         })
         .unwrap();
     handle
         .on(second, "releases", |_| async move {
             release.send(()).unwrap();
             end.await.unwrap_err();
-            // The record follows the end of the closure by a moment that nothing announces.
-            tokio::time::sleep(ms(100)).await;
         })
         .unwrap();
     handle.trigger(manual());

@@ -159,7 +159,7 @@ async fn a_reserve_is_whole_even_after_a_phase_that_used_its_grace() {
     handle
         .on(persist, "save", |cx| async move {
             assert_eq!(cx.remaining(), secs(4));
-            tokio::time::sleep(secs(4)).await;
+            tokio::time::sleep(ms(3_999)).await;
         })
         .unwrap();
     handle.trigger(manual());
@@ -193,6 +193,29 @@ fn phases_with_the_same_name_fail_the_build() {
     builder.phase("drain");
     builder.phase("drain");
     assert!(matches!(builder.build(), Err(BuildError::DuplicatePhase(name)) if name == "drain"));
+}
+
+/// The watchdog leaves a shutdown that keeps to its rules alone: graces are part of them.
+#[tokio::test(start_paused = true)]
+async fn a_watchdog_that_would_bark_too_soon_fails_the_build() {
+    let describe = |margin| {
+        let mut builder = ShutdownCoordinator::builder();
+        let first = builder.phase("first").reserve(secs(1)).id();
+        builder.phase("beside").id();
+        builder.phase("second").after(&[first]).reserve(secs(1)).id();
+        builder.deadline(secs(2)).grace(secs(1)).watchdog(margin)
+    };
+    let error = describe(ms(2_099)).build().unwrap_err();
+    let expected = "the watchdog's margin of 2.099s is below the 2.1s by which graces can add up: raise the margin, or lower the grace";
+    assert_eq!(error.to_string(), expected);
+    let (coordinator, handle) = build(describe(ms(2_100)));
+    assert_eq!(handle.plan().overrun, ms(2_100));
+    for name in ["first", "second"] {
+        handle.on(handle.phase(name).unwrap(), "endless", |_| std::future::pending::<()>()).unwrap();
+    }
+    handle.trigger(manual());
+    let took = coordinator.run().await.took;
+    assert!(took > secs(2) && took <= secs(2) + ms(2_100), "{took:?}");
 }
 
 /// Bad use is an error and never a hang: the ids of one coordinator mean nothing to another.
@@ -250,7 +273,7 @@ async fn a_hook_that_ends_after_its_deadline_is_late_and_never_ok() {
     let only = builder.phase("only").timeout(secs(1)).id();
     let (coordinator, handle) = build(builder.grace(secs(1)));
     handle.on(only, "late", |_| tokio::time::sleep(ms(1_200))).unwrap();
-    handle.on(only, "in time", |_| tokio::time::sleep(secs(1))).unwrap();
+    handle.on(only, "in time", |_| tokio::time::sleep(ms(999))).unwrap();
     handle.trigger(manual());
     let report = coordinator.run().await;
     assert_eq!(outcome(&report, "late"), &Outcome::TimedOut { late_by: Some(ms(200)) });
@@ -334,6 +357,16 @@ async fn abort_rest_skips_dependents_only_and_reserved_phases_still_run() {
 /// Property 22.
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_polls_each_hook_once() {
+    polls_once().await;
+}
+
+/// Properties 22 and 50: in real time too, where the first poll ends after a deadline that is the start.
+#[tokio::test]
+async fn a_timeout_of_zero_polls_each_hook_once_in_real_time() {
+    polls_once().await;
+}
+
+async fn polls_once() {
     let mut builder = ShutdownCoordinator::builder();
     let only = builder.phase("only").timeout(secs(0)).id();
     let (coordinator, handle) = build(builder.grace(ms(0)));

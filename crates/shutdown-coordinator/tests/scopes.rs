@@ -25,6 +25,7 @@ fn obedient(scope: &Scope) -> impl Future<Output = ()> + Send + use<> {
 }
 
 async fn oops() {
+    tokio::task::yield_now().await;
     panic!("oops");
 }
 
@@ -91,9 +92,7 @@ async fn a_failing_task_stops_no_sibling_unless_that_was_asked_for() {
     let sibling = pool.spawn("sibling", obedient(&pool)).unwrap();
     let fails = pool.spawn("fails", async { Err("disk full") }).unwrap();
     assert_eq!(fails.await, Ok(Err("disk full".to_owned())));
-    let panics = pool
-        .spawn("panics", oops())
-        .unwrap();
+    let panics = pool.spawn("panics", oops()).unwrap();
     assert_eq!(panics.await, Err(TaskError::Panicked("oops".to_owned())));
     assert!(!sibling.is_finished() && !pool.is_stopping() && !handle.is_shutting_down());
     let end = pool.stop().await;
