@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, Weak},
+    task::Poll,
     thread,
     time::Duration,
 };
@@ -166,15 +168,15 @@ pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRu
     slot.record.start();
     match slot.work {
         Work::Async(work) => {
-            let outcome = run_async(work, cx, &run, &phase.abort).await;
-            slot.record.finish(outcome, &phase);
+            let (outcome, in_first_poll) = run_async(work, cx, &run, &phase.abort).await;
+            slot.record.finish(outcome, &phase, in_first_poll);
         }
         Work::Blocking(work) => run_blocking(work, cx, &slot.record, &phase).await,
     }
     drop(guard);
 }
 
-async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &CancellationToken) -> Outcome {
+async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &CancellationToken) -> (Outcome, bool) {
     // The hook is asked first, so that it is polled at least once even when there is no time at all. The call that
     // makes the future and the drop of an unfinished one are inside, so that their panics are caught too.
     let bounded = async {
@@ -184,12 +186,20 @@ async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &Cancel
             () = abort.cancelled() => None,
         }
     };
-    match AssertUnwindSafe(bounded).catch_unwind().await {
+    let mut bounded = pin!(AssertUnwindSafe(bounded).catch_unwind());
+    let first = poll_fn(|cx| Poll::Ready(bounded.as_mut().poll(cx))).await;
+    let in_first_poll = first.is_ready();
+    let result = match first {
+        Poll::Ready(result) => result,
+        Poll::Pending => bounded.await,
+    };
+    let outcome = match result {
         Ok(Some(result)) => from_result(result),
         Ok(None) if run.abandon.is_cancelled() => Outcome::Cancelled,
         Ok(None) => Outcome::TimedOut { late_by: None },
         Err(payload) => Outcome::Panicked { message: panic_message(payload) },
-    }
+    };
+    (outcome, in_first_poll)
 }
 
 async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>, phase: &Arc<PhaseRun>) {
@@ -204,13 +214,13 @@ async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>,
                 Ok(result) => from_result(result),
                 Err(payload) => Outcome::Panicked { message: panic_message(payload) },
             };
-            record.finish(outcome, &phase);
+            record.finish(outcome, &phase, false);
             // Nobody listens any more when the phase has given this thread up.
             ended.send(()).ok();
         }
     });
     if let Err(error) = thread {
-        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase);
+        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase, false);
         return;
     }
     tokio::select! {

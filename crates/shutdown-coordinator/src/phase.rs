@@ -141,10 +141,10 @@ impl PhaseRun {
     }
 
     /// By how much a hook that ends now is late. Told of its expiry it is late, even where paused time stands still. Where
-    /// there was no time at all hooks are polled once, and what is done by that is in time.
-    pub(crate) fn late_by(&self, now: Instant) -> Option<Duration> {
+    /// there was no time at all hooks are polled once, and what ends by that is in time.
+    pub(crate) fn late_by(&self, now: Instant, in_first_poll: bool) -> Option<Duration> {
         let deadline = self.deadline();
-        if deadline <= self.started && now <= later(self.started, self.grace + ABORT_WAIT) {
+        if in_first_poll && deadline <= self.started && now <= later(self.started, self.grace + ABORT_WAIT) {
             return None;
         }
         let late = now > deadline || (now == deadline && self.expiring.is_cancelled());

@@ -178,9 +178,9 @@ impl Record {
     }
 
     /// Notes the end of a hook. What ended well but after its deadline is late, never [`Outcome::Ok`].
-    pub(crate) fn finish(&self, outcome: Outcome, phase: &PhaseRun) {
+    pub(crate) fn finish(&self, outcome: Outcome, phase: &PhaseRun, in_first_poll: bool) {
         let now = Instant::now();
-        let outcome = match (outcome, phase.late_by(now)) {
+        let outcome = match (outcome, phase.late_by(now, in_first_poll)) {
             (Outcome::Ok, late_by @ Some(_)) => Outcome::TimedOut { late_by },
             (outcome, _) => outcome,
         };

@@ -171,7 +171,8 @@ fn judge(phases: &[Phase], report: &Report) {
         for entry in done.entries.iter().filter(|entry| entry.outcome.is_ok() && entry.kind != WorkKind::Gate) {
             let ended = entry.started_after.unwrap() + entry.took;
             // Without any time hooks are polled once, which takes none while time is paused.
-            assert!(ended <= ends, "{} was late\n{report}", entry.name);
+            let polled_once = done.budget.is_zero() && entry.took.is_zero();
+            assert!(ended <= ends || polled_once, "{} was late\n{report}", entry.name);
         }
     }
     let well = |status: PhaseStatus| status == PhaseStatus::Completed;
