@@ -162,21 +162,35 @@ impl Work {
     }
 }
 
-/// Runs one hook to its end, or until the phase aborts it. Whatever happens is in its record before `guard` is released.
-pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard) {
+/// Runs one hook to its end, or until the phase aborts it. Whatever happens is in its record before `guard` is released,
+/// and that before `unpolled` where the first poll was the end.
+pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard, unpolled: Guard) {
     let cx = HookContext { run: Arc::clone(&run), phase: Arc::clone(&phase), hook: slot.record.name.clone() };
     slot.record.start();
-    match slot.work {
+    let ended_unpolled = match slot.work {
         Work::Async(work) => {
-            let (outcome, in_first_poll) = run_async(work, cx, &run, &phase.abort).await;
-            slot.record.finish(outcome, &phase, in_first_poll);
+            let (outcome, unpolled) = run_async(work, cx, &run, &phase.abort, unpolled).await;
+            slot.record.finish(outcome, &phase, unpolled.is_some());
+            unpolled
         }
-        Work::Blocking(work) => run_blocking(work, cx, &slot.record, &phase).await,
-    }
+        Work::Blocking(work) => {
+            drop(unpolled);
+            run_blocking(work, cx, &slot.record, &phase).await;
+            None
+        }
+    };
     drop(guard);
+    drop(ended_unpolled);
 }
 
-async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &CancellationToken) -> (Outcome, bool) {
+/// Gives `unpolled` back if the first poll was the end.
+async fn run_async(
+    work: AsyncWork,
+    cx: HookContext,
+    run: &RunCx,
+    abort: &CancellationToken,
+    unpolled: Guard,
+) -> (Outcome, Option<Guard>) {
     // The hook is asked first, so that it is polled at least once even when there is no time at all. The call that
     // makes the future and the drop of an unfinished one are inside, so that their panics are caught too.
     let bounded = async {
@@ -188,10 +202,12 @@ async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &Cancel
     };
     let mut bounded = pin!(AssertUnwindSafe(bounded).catch_unwind());
     let first = poll_fn(|cx| Poll::Ready(bounded.as_mut().poll(cx))).await;
-    let in_first_poll = first.is_ready();
-    let result = match first {
-        Poll::Ready(result) => result,
-        Poll::Pending => bounded.await,
+    let (result, unpolled) = match first {
+        Poll::Ready(result) => (result, Some(unpolled)),
+        Poll::Pending => {
+            drop(unpolled);
+            (bounded.await, None)
+        }
     };
     let outcome = match result {
         Ok(Some(result)) => from_result(result),
@@ -199,7 +215,7 @@ async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &Cancel
         Ok(None) => Outcome::TimedOut { late_by: None },
         Err(payload) => Outcome::Panicked { message: panic_message(payload) },
     };
-    (outcome, in_first_poll)
+    (outcome, unpolled)
 }
 
 async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>, phase: &Arc<PhaseRun>) {

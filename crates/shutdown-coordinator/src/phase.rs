@@ -121,6 +121,8 @@ pub(crate) struct PhaseRun {
     pub(crate) abort: CancellationToken,
     /// One guard per hook that runs.
     pub(crate) hooks: Gate,
+    /// One guard per hook that has not been polled.
+    pub(crate) unpolled: Gate,
 }
 
 impl PhaseRun {
@@ -133,6 +135,7 @@ impl PhaseRun {
             expiring: CancellationToken::new(),
             abort: CancellationToken::new(),
             hooks: Gate::single(Name::Borrowed("hooks"), Arc::clone(&phase.drained)),
+            unpolled: Gate::single(Name::Borrowed("unpolled"), Arc::clone(&phase.drained)),
         }
     }
 
@@ -140,11 +143,15 @@ impl PhaseRun {
         *lock(&self.deadline)
     }
 
+    pub(crate) fn has_no_time(&self) -> bool {
+        self.deadline() <= self.started
+    }
+
     /// By how much a hook that ends now is late. Told of its expiry it is late, even where paused time stands still. Where
     /// there was no time at all hooks are polled once, and what ends by that is in time.
     pub(crate) fn late_by(&self, now: Instant, in_first_poll: bool) -> Option<Duration> {
         let deadline = self.deadline();
-        if in_first_poll && deadline <= self.started && now <= later(self.started, self.grace + ABORT_WAIT) {
+        if in_first_poll && self.has_no_time() && now <= later(self.started, self.grace + ABORT_WAIT) {
             return None;
         }
         let late = now > deadline || (now == deadline && self.expiring.is_cancelled());

@@ -181,10 +181,15 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
         biased;
         () = run.abandon.cancelled() => false,
         _ = join(wait_until(&phase.drained, all_over), hold(run, phase, &phase_run)) => true,
-        () = expiry(shared, run, index, phase, &phase_run) => all_over(),
+        () = expiry(shared, run, index, phase, &phase_run) => {
+            if phase_run.has_no_time() {
+                first_polls(phase, &phase_run).await;
+            }
+            all_over()
+        }
     };
     // The runtime may have been blocked: what counts is the clock, not that we saw the end before the deadline.
-    let overran = Instant::now().saturating_duration_since(phase_run.deadline());
+    let late = phase_run.late_by(Instant::now(), true).is_some();
     let mut survivors = Vec::new();
     let mut late_gates = Vec::new();
     if !in_time {
@@ -200,15 +205,15 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
         }
     }
     let status = match () {
-        () if in_time && overran.is_zero() => PhaseStatus::Completed,
+        () if in_time && !late => PhaseStatus::Completed,
         () if run.force.is_cancelled() => PhaseStatus::Forced,
         () => PhaseStatus::TimedOut,
     };
     shared.end_phase(run, index, status);
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
-    let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    let late_gate = |index: usize| late_gates.get(index).copied().unwrap_or(false);
+    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late_gate(index), &phase_run)).collect();
     let (started, deadline) = (phase_run.started, phase_run.deadline());
     Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors })
 }
@@ -222,8 +227,8 @@ fn launch(
     hooks: Vec<crate::hook::HookSlot>,
 ) {
     let ready = hooks.into_iter().filter_map(|slot| {
-        let guard = phase_run.hooks.enter().ok()?;
-        Some(run_hook(slot, Arc::clone(run), Arc::clone(phase_run), guard))
+        let (guard, unpolled) = (phase_run.hooks.enter().ok()?, phase_run.unpolled.enter().ok()?);
+        Some(run_hook(slot, Arc::clone(run), Arc::clone(phase_run), guard, unpolled))
     });
     if phase.config.sequential {
         let mut ready: Vec<_> = ready.collect();
@@ -238,6 +243,7 @@ fn launch(
         }
     }
     phase_run.hooks.close();
+    phase_run.unpolled.close();
 }
 
 /// Until the time a phase lasts at least is over, or the shutdown is forced.
@@ -261,6 +267,15 @@ async fn expiry(shared: &Shared, run: &Arc<RunCx>, index: usize, phase: &Phase, 
             sleep_until(phase_run.deadline()).await;
         }
         () = sleep_until(phase_run.deadline()) => {}
+    }
+}
+
+/// Without any time, hooks are polled once all the same: until they have been, which a blocked thread may keep from being.
+async fn first_polls(phase: &Phase, phase_run: &PhaseRun) {
+    tokio::select! {
+        biased;
+        () = wait_until(&phase.drained, || phase_run.unpolled.is_drained()) => {}
+        () = sleep_until(later(Instant::now(), ABORT_WAIT)) => {}
     }
 }
 

@@ -389,6 +389,20 @@ async fn polls_once() {
     assert_eq!(outcome(&report, "slow"), &Outcome::TimedOut { late_by: None });
 }
 
+/// Property 50: a phase for which no time is left, and which needs none, is over in time, paused or not.
+#[tokio::test]
+async fn a_phase_that_needs_no_time_is_over_in_time_without_any() {
+    let mut builder = ShutdownCoordinator::builder();
+    let empty = builder.phase("empty").timeout(secs(0)).id();
+    let quick = builder.phase("quick").after(&[empty]).timeout(secs(0)).sequential().id();
+    let (coordinator, handle) = build(builder);
+    handle.on(quick, "one", |_| async {}).unwrap();
+    handle.on(quick, "two", |_| async {}).unwrap();
+    handle.trigger(manual());
+    let report = coordinator.run().await;
+    assert!(report.is_clean(), "{report}");
+}
+
 /// Property 24.
 #[tokio::test(start_paused = true)]
 async fn readiness_flips_before_anything_closes_and_work_goes_on_during_hold() {
