@@ -11,13 +11,13 @@ use crate::{phase::FailurePolicy, record::WorkKind, report};
 #[non_exhaustive]
 pub struct Plan {
     /// When everything must be over, counted from the trigger.
-    #[serde(rename = "deadline_ms", serialize_with = "report::ms")]
+    #[serde(rename = "deadline_ms", with = "report::ms")]
     pub deadline: Duration,
     /// How long what was told of its expiry may take to end. Each phase that overruns can add this to the total.
-    #[serde(rename = "grace_ms", serialize_with = "report::ms")]
+    #[serde(rename = "grace_ms", with = "report::ms")]
     pub grace: Duration,
     /// How long after the deadline the watchdog ends the process.
-    #[serde(rename = "watchdog_margin_ms", serialize_with = "report::optional_ms")]
+    #[serde(rename = "watchdog_margin_ms", with = "report::optional_ms")]
     pub watchdog_margin: Option<Duration>,
     /// Every phase, in order.
     pub phases: Vec<PlannedPhase>,
@@ -32,16 +32,16 @@ pub struct PlannedPhase {
     /// The phases that must be over before it.
     pub after: Vec<String>,
     /// Its own limit.
-    #[serde(rename = "timeout_ms", serialize_with = "report::optional_ms")]
+    #[serde(rename = "timeout_ms", with = "report::optional_ms")]
     pub timeout: Option<Duration>,
     /// The time that is kept for it.
-    #[serde(rename = "reserve_ms", serialize_with = "report::ms")]
+    #[serde(rename = "reserve_ms", with = "report::ms")]
     pub reserve: Duration,
     /// How long it lasts at least.
-    #[serde(rename = "hold_ms", serialize_with = "report::ms")]
+    #[serde(rename = "hold_ms", with = "report::ms")]
     pub hold: Duration,
     /// When it ends at the latest, counted from the trigger: the deadline less the reserves owed after it.
-    #[serde(rename = "latest_end_ms", serialize_with = "report::ms")]
+    #[serde(rename = "latest_end_ms", with = "report::ms")]
     pub latest_end: Duration,
     /// Whether its hooks run one after the other.
     pub sequential: bool,

@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Mutex, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{gate::Name, sync::lock};
 
 /// What kind of thing a phase waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WorkKind {
@@ -34,7 +34,7 @@ impl fmt::Display for WorkKind {
 }
 
 /// How a hook, gate or task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -53,7 +53,7 @@ pub enum Outcome {
     /// It was not over at the deadline of its phase.
     TimedOut {
         /// How late it ended by itself; `None` where it was aborted, or, for a gate, never ended.
-        #[serde(rename = "late_by_ms", serialize_with = "crate::report::optional_ms")]
+        #[serde(rename = "late_by_ms", with = "crate::report::optional_ms", default)]
         late_by: Option<Duration>,
     },
     /// It could not be ended: it was still running when the report was made.
@@ -105,6 +105,8 @@ pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
     /// When it started, if it did.
     pub(crate) since: Option<Instant>,
+    /// When it ended, if it did.
+    pub(crate) ended: Option<Instant>,
     pub(crate) took: Duration,
 }
 
@@ -144,11 +146,16 @@ impl Record {
     /// How it ended and how long it took, if the report were made now.
     pub(crate) fn verdict(&self) -> Verdict {
         match &*lock(&self.life) {
-            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, ended: None, took: Duration::ZERO },
             Life::Running { since } => {
-                Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() }
+                Verdict { outcome: Outcome::Leaked, since: Some(*since), ended: None, took: since.elapsed() }
             }
-            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
+            Life::Ended { since, took, outcome } => Verdict {
+                outcome: outcome.clone(),
+                since: *since,
+                ended: since.map(|since| since + *took),
+                took: *took,
+            },
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
     record::{Outcome, WorkKind},
-    report::{Entry, PhaseReport, PhaseStatus, Report},
+    report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
 };
@@ -59,9 +59,12 @@ impl ShutdownCoordinator {
 
     fn report(&self, run: &RunCx, ends: &[Option<PhaseEnd>]) -> Report {
         let phases = self.shared.phases.iter().zip(ends).enumerate();
+        let forced = run.forced_by.get();
         let report = Report {
+            version: Version,
             reason: run.reason.clone(),
-            forced_by: run.forced_by.get().cloned(),
+            forced_by: forced.map(|(reason, _)| reason.clone()),
+            forced_after: forced.map(|(_, moment)| moment.saturating_duration_since(run.triggered)),
             started_unix_ms: run.triggered_unix_ms,
             deadline: self.shared.limits.deadline,
             took: run.triggered.elapsed(),
@@ -304,6 +307,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             kind: record.kind,
             name: record.name.to_string(),
             started_after: verdict.since.map(after),
+            ended_after: verdict.ended.map(after),
             took: verdict.took,
             outcome: verdict.outcome,
         }
@@ -312,15 +316,19 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         kind: WorkKind::Gate,
         name: name.clone(),
         started_after: Some(after(end.started)),
+        ended_after: (*outcome != Outcome::TimedOut { late_by: None }).then(|| after(end.started + *took)),
         took: *took,
         outcome: outcome.clone(),
     });
     PhaseReport {
         name: phase.config.name.to_string(),
+        after: shared.names(&phase.config.after),
         status: end.status,
         started_after: after(end.started),
         took: end.took,
         budget: end.budget,
+        reserve: phase.config.reserve,
+        hold: phase.config.hold,
         entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
     }

@@ -1,0 +1,1 @@
+pub(super) fn draw(_: &super::Report) -> String { String::new() }
