@@ -1,6 +1,6 @@
 //! The report for a terminal of 100 columns.
 
-use std::fmt;
+use std::{cmp::Reverse, fmt};
 
 use super::{
     Entry, PhaseReport, PhaseStatus, Report,
@@ -100,10 +100,12 @@ impl<'a> ReportTable<'a> {
         }
         let title = format!("\n{}  {:>11}", cell("left over at the deadline of its phase", 85), "for");
         writeln!(f, "{}", self.paint(&title, Style::Dim))?;
-        for blocker in self.report.survivors().take(LISTED) {
+        let mut oldest_first: Vec<_> = self.report.survivors().collect();
+        oldest_first.sort_by_key(|blocker| Reverse(blocker.age));
+        for blocker in oldest_first.into_iter().take(LISTED) {
             let name = match &blocker.gate {
-                Some(gate) if *gate != blocker.name => format!("{gate:?}, {}", blocker.name),
-                Some(_) if blocker.count != 1 => format!("{:?}, {} guards", blocker.name, blocker.count),
+                Some(gate) if *gate != blocker.name => format!("{gate}: {}", blocker.name),
+                Some(_) if blocker.count != 1 => format!("{}: {} guards", blocker.name, blocker.count),
                 _ => blocker.name.clone(),
             };
             let what = cell(&format!("{} {name}", blocker.kind), 52);

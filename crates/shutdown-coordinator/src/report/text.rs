@@ -67,14 +67,14 @@ pub(crate) fn cell(text: &str, columns: usize) -> String {
     text + &" ".repeat(missing)
 }
 
-/// A time as people say it, to two or three digits: `850 µs`, `1.2 s`, `36 s`, `2 min 5 s`.
+/// A time as people say it, with two or three digits: `850 µs`, `1.2 ms`, `36.1 s`, `2 min 5 s`.
 pub(crate) fn human(time: Duration) -> String {
     let micros = time.as_micros();
-    let tenths = |value: u128, unit: u128, name: &str| {
-        let tenths = value.saturating_add(unit / 20) / (unit / 10);
+    let tenths = |unit: u128, name: &str| {
+        let tenths = (micros + unit / 20) / (unit / 10);
         match (tenths / 10, tenths % 10) {
-            (whole, part) if whole < 10 && part > 0 => format!("{whole}.{part} {name}"),
-            _ => format!("{} {name}", value.saturating_add(unit / 2) / unit),
+            (whole, 0) => format!("{whole} {name}"),
+            (whole, part) => format!("{whole}.{part} {name}"),
         }
     };
     let pair = |value: u128, (large, small): (&str, &str), ratio: u128| match (value / ratio, value % ratio) {
@@ -85,8 +85,9 @@ pub(crate) fn human(time: Duration) -> String {
     match micros {
         0 => "0 s".to_owned(),
         1..1_000 => format!("{micros} µs"),
-        1_000..999_500 => tenths(micros, 1_000, "ms"),
-        999_500..59_500_000 => tenths(micros, 1_000_000, "s"),
+        1_000..9_950 => tenths(1_000, "ms"),
+        9_950..999_500 => format!("{} ms", (micros + 500) / 1_000),
+        999_500..59_950_000 => tenths(1_000_000, "s"),
         _ if seconds < 3_600 => pair(seconds, ("min", "s"), 60),
         _ if seconds < 86_400 => pair(seconds / 60, ("h", "min"), 60),
         _ => pair(seconds / 3_600, ("d", "h"), 24),
@@ -123,9 +124,9 @@ mod tests {
             (999_499, "999 ms"),
             (999_500, "1 s"),
             (1_250_000, "1.3 s"),
-            (36_100_000, "36 s"),
-            (59_499_999, "59 s"),
-            (59_500_000, "1 min"),
+            (36_140_000, "36.1 s"),
+            (59_949_999, "59.9 s"),
+            (59_950_000, "1 min"),
             (125_000_000, "2 min 5 s"),
             (3_599_500_000, "1 h"),
             (90_061_000_000, "1 d 1 h"),
