@@ -125,9 +125,7 @@ pub use plan::{Plan, PlannedPhase, PlannedWork};
 pub use progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage};
 pub use reason::{Reason, Trigger};
 pub use record::{Outcome, WorkKind};
-pub use report::{
-    EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report, ReportTable,
-};
+pub use report::{EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report, ReportTable};
 pub use run::ShutdownCoordinator;
 pub use shared::PastPointOfNoReturn;
 pub use signal::{Hangup, Quit, SignalPolicy};

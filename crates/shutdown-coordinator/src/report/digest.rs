@@ -2,7 +2,10 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{Entry, Note, PhaseReport, Report, text::human};
+use super::{
+    Entry, Note, PhaseReport, Report,
+    text::{human, utc},
+};
 use crate::record::{Outcome, WorkKind};
 
 /// How many entries of a phase are shown one by one.
@@ -41,9 +44,8 @@ impl Report {
     /// When the phase had to be over in the end, counted from the trigger: force leaves it only its reserve.
     pub(super) fn limit(&self, phase: &PhaseReport) -> Duration {
         let planned = phase.started_after.saturating_add(phase.budget);
-        self.forced_after.map_or(planned, |forced| {
-            planned.min(forced.max(phase.started_after).saturating_add(phase.reserve))
-        })
+        self.forced_after
+            .map_or(planned, |forced| planned.min(forced.max(phase.started_after).saturating_add(phase.reserve)))
     }
 
     pub(super) fn notes_of<'a>(&'a self, phase: &PhaseReport, entry: &Entry) -> impl Iterator<Item = &'a Note> {
@@ -72,6 +74,16 @@ impl Report {
             format!("and {} more, {}, longest {}", entries.len(), tally(&entries), human(longest))
         });
         Digest { shown: all, rest }
+    }
+
+    /// Why and when it began and was forced, and how long it took.
+    pub(super) fn course(&self) -> String {
+        let forced = self.forced_by.as_ref().map_or_else(String::new, |reason| {
+            let after = self.forced_after.map(|after| format!(" after {}", human(after))).unwrap_or_default();
+            format!(", forced by {reason}{after}")
+        });
+        let start = utc(self.started_unix_ms);
+        format!("{} at {start}{forced}; took {} of {}", self.reason, human(self.took), human(self.deadline))
     }
 
     /// What went wrong, counted: `2 timed out, 1 leaked`; empty when nothing did.
@@ -109,5 +121,10 @@ fn tally(entries: &[&Entry]) -> String {
 fn counts(entries: &[&Entry]) -> Vec<String> {
     let states = ["panicked", "failed", "leaked", "timed out", "skipped", "cancelled", "ok"];
     let count = |name| entries.iter().filter(|entry| state(&entry.outcome) == name).count();
-    states.map(|name| (name, count(name))).iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect()
+    states
+        .map(|name| (name, count(name)))
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect()
 }

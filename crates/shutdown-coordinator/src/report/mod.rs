@@ -2,6 +2,8 @@
 
 mod digest;
 mod json;
+#[cfg(test)]
+mod schema;
 mod svg;
 mod table;
 pub(crate) mod text;
@@ -20,8 +22,8 @@ use crate::{
     record::{Outcome, WorkKind},
 };
 
-pub use self::table::ReportTable;
 pub(crate) use self::json::{Version, ms, optional_ms};
+pub use self::table::ReportTable;
 
 /// Exit code of a shutdown in which everything ended well and in time.
 pub const EXIT_CLEAN: u8 = 0;

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, fmt};
 use super::{
     Entry, PhaseReport, PhaseStatus, Report,
     digest::{self, Span},
-    text::{cell, char_width, clean, human, shorten, utc, width},
+    text::{cell, char_width, clean, human, shorten, width},
 };
 use crate::record::Outcome;
 
@@ -80,13 +80,7 @@ impl<'a> ReportTable<'a> {
         let report = self.report;
         let (verdict, style) = if report.is_clean() { ("clean", Style::Good) } else { ("not clean", Style::Bad) };
         writeln!(f, "{}", self.paint(&format!("shutdown {verdict}, exit code {}", report.exit_code()), style))?;
-        let mut line = format!("{} at {}", report.reason, utc(report.started_unix_ms));
-        if let Some(forced_by) = &report.forced_by {
-            let after = report.forced_after.map(human).unwrap_or_default();
-            line += &format!(", forced by {forced_by} after {after}");
-        }
-        line += &format!("; took {} of {}", human(report.took), human(report.deadline));
-        self.paragraph(f, ("", Style::Dim), &line)?;
+        self.paragraph(f, ("", Style::Dim), &report.course())?;
         match report.troubles() {
             troubles if troubles.is_empty() => Ok(()),
             troubles => writeln!(f, "{troubles}"),
@@ -133,7 +127,8 @@ impl<'a> ReportTable<'a> {
     }
 
     fn entry(self, f: &mut fmt::Formatter<'_>, entry: &Entry, span: Option<Span>) -> fmt::Result {
-        let [start, took] = span.map_or(["-".to_owned(), "-".to_owned()], |span| [human(span.from), human(span.length())]);
+        let [start, took] =
+            span.map_or(["-".to_owned(), "-".to_owned()], |span| [human(span.from), human(span.length())]);
         let row = row(&format!("  {}", cell(&entry.name, 29)), &entry.kind.to_string(), [start, took, String::new()]);
         let style = if entry.outcome.is_ok() { Style::Good } else { Style::Bad };
         let result = clean(&result(&entry.outcome));

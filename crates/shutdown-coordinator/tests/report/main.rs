@@ -4,17 +4,14 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::too_many_lines,
+    clippy::float_arithmetic,
+    clippy::needless_pass_by_value,
     reason = "tests"
 )]
 
+mod json;
+mod picture;
+mod random;
 mod samples;
-
-#[test]
-fn show() {
-    for (name, value) in samples::all() {
-        let report = samples::read(&value);
-        std::fs::write(format!("{}/{name}.svg", env!("CARGO_TARGET_TMPDIR")), report.to_svg()).unwrap();
-        println!("{}", report.table().colored(false));
-    }
-}
+mod svg;
+mod table;

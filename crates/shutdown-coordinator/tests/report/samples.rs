@@ -82,7 +82,10 @@ pub fn clean() -> Value {
                 &["order-drain"],
                 "completed",
                 [17_220, 1_900, 22_780],
-                vec![ok("hook", "save positions", 17_220, 18_300), ok("blocking_hook", "flush journal", 17_220, 19_120)],
+                vec![
+                    ok("hook", "save positions", 17_220, 18_300),
+                    ok("blocking_hook", "flush journal", 17_220, 19_120),
+                ],
             ),
             &json!({ "reserve_ms": 4_000 }),
         ),
@@ -155,7 +158,13 @@ pub fn forced() -> Value {
             ),
             &json!({ "reserve_ms": 4_000 }),
         ),
-        phase("report-upstream", &["order-drain"], "skipped", [28_150, 0, 0], vec![entry("hook", "say goodbye", "skipped", None, None)]),
+        phase(
+            "report-upstream",
+            &["order-drain"],
+            "skipped",
+            [28_150, 0, 0],
+            vec![entry("hook", "say goodbye", "skipped", None, None)],
+        ),
         with(
             phase(
                 "close-stores",
@@ -179,10 +188,34 @@ pub fn forced() -> Value {
 pub fn parallel() -> Value {
     let phases = vec![
         phase("stop-accepting", &[], "completed", [0, 300, 2_000], vec![ok("gate", "connections", 0, 300)]),
-        phase("drain-eu", &["stop-accepting"], "completed", [300, 2_400, 7_000], vec![ok("gate", "eu orders", 300, 2_700)]),
-        phase("drain-us", &["stop-accepting"], "completed", [300, 4_100, 7_000], vec![ok("gate", "us orders", 300, 4_400)]),
-        phase("drain-asia", &["stop-accepting"], "completed", [300, 900, 7_000], vec![ok("gate", "asia orders", 300, 1_200)]),
-        phase("archive-asia", &["drain-asia"], "completed", [1_200, 2_000, 3_000], vec![ok("blocking_hook", "upload", 1_200, 3_200)]),
+        phase(
+            "drain-eu",
+            &["stop-accepting"],
+            "completed",
+            [300, 2_400, 7_000],
+            vec![ok("gate", "eu orders", 300, 2_700)],
+        ),
+        phase(
+            "drain-us",
+            &["stop-accepting"],
+            "completed",
+            [300, 4_100, 7_000],
+            vec![ok("gate", "us orders", 300, 4_400)],
+        ),
+        phase(
+            "drain-asia",
+            &["stop-accepting"],
+            "completed",
+            [300, 900, 7_000],
+            vec![ok("gate", "asia orders", 300, 1_200)],
+        ),
+        phase(
+            "archive-asia",
+            &["drain-asia"],
+            "completed",
+            [1_200, 2_000, 3_000],
+            vec![ok("blocking_hook", "upload", 1_200, 3_200)],
+        ),
         with(
             phase(
                 "persist",
@@ -207,7 +240,9 @@ pub fn crowded(late: u64) -> Value {
             ok("task", &name, 0, 1_000 + number * 7 % 997)
         }
     });
-    let names = (0..300).map(|number| guard("drain", "sessions", &format!("ws {number} from 10.0.0.{}", number % 250), 1, 60_000 + number));
+    let names = (0..300).map(|number| {
+        guard("drain", "sessions", &format!("ws {number} from 10.0.0.{}", number % 250), 1, 60_000 + number)
+    });
     let gate = with(entry("gate", "sessions", "timed_out", Some(1_000), Some(3_080)), &json!({ "late_by_ms": 80 }));
     let drain = with(
         phase("drain", &[], "timed_out", [1_000, 2_150, 2_000], tasks.chain([gate]).collect()),
@@ -228,8 +263,20 @@ pub fn short() -> Value {
 pub fn long() -> Value {
     let phases = vec![
         phase("stop", &[], "completed", [0, 30_000, 60_000], vec![ok("gate", "connections", 0, 30_000)]),
-        phase("drain", &["stop"], "completed", [30_000, 490_000, 500_000], vec![ok("gate", "uploads", 30_000, 520_000)]),
-        phase("close", &["drain"], "completed", [520_000, 80_000, 80_000], vec![ok("blocking_hook", "compact", 520_000, 600_000)]),
+        phase(
+            "drain",
+            &["stop"],
+            "completed",
+            [30_000, 490_000, 500_000],
+            vec![ok("gate", "uploads", 30_000, 520_000)],
+        ),
+        phase(
+            "close",
+            &["drain"],
+            "completed",
+            [520_000, 80_000, 80_000],
+            vec![ok("blocking_hook", "compact", 520_000, 600_000)],
+        ),
     ];
     report(600_000, 600_000, phases)
 }
@@ -237,7 +284,12 @@ pub fn long() -> Value {
 pub const MARKUP: &str = "</text><script>alert(\"1\")</script>&amp;<!--";
 
 pub fn hostile() -> Value {
-    let names = [MARKUP.to_owned(), "W".repeat(200), "注文の取り消しと約定の確認".repeat(6), "a\u{1b}[2J\u{0}b\nc\u{202e}d\u{ffff}".to_owned()];
+    let names = [
+        MARKUP.to_owned(),
+        "W".repeat(200),
+        "注文の取り消しと約定の確認".repeat(6),
+        "a\u{1b}[2J\u{0}b\nc\u{202e}d\u{ffff}".to_owned(),
+    ];
     let phases = names.iter().enumerate().map(|(index, name)| {
         let start = 1_000 * u64::try_from(index).unwrap();
         let failed = with(entry("hook", name, "failed", Some(start), Some(start + 800)), &json!({ "error": name }));
@@ -247,7 +299,8 @@ pub fn hostile() -> Value {
         )
     });
     let notes = names.iter().map(|name| json!({ "phase": name, "hook": name, "text": name, "unclean": true }));
-    let fields = json!({ "notes": notes.collect::<Vec<_>>(), "reason": { "kind": "error", "detail": MARKUP.repeat(9) } });
+    let fields =
+        json!({ "notes": notes.collect::<Vec<_>>(), "reason": { "kind": "error", "detail": MARKUP.repeat(9) } });
     with(report(5_000, 4_000, phases.collect()), &fields)
 }
 

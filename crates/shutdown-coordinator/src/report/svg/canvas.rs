@@ -39,9 +39,7 @@ pub(super) struct Canvas {
 impl Canvas {
     pub(super) fn rect(&mut self, class: &str, (x, y): (i64, i64), (width, height): (i64, i64)) {
         let [x, y, width, height] = [x, y, width, height].map(Px);
-        self.push(format_args!(
-            r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}" rx="2"/>"#
-        ));
+        self.push(format_args!(r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}" rx="2"/>"#));
     }
 
     pub(super) fn line(&mut self, class: &str, from: (i64, i64), to: (i64, i64)) {
@@ -131,7 +129,9 @@ fn escape(text: &str) -> String {
 /// viewer chooses the font.
 fn advance(c: char) -> usize {
     match c {
-        'i' | 'j' | 'l' | 't' | 'f' | 'r' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' | '-' => 40,
+        'i' | 'j' | 'l' | 't' | 'f' | 'r' | 'I' | ' ' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | '(' | ')' | '-' => {
+            40
+        }
         'm' | 'w' | 'M' | 'W' | '@' | '%' | '…' | '—' => 98,
         c if c.is_uppercase() => 74,
         c => match char_width(c) {

@@ -123,19 +123,24 @@ impl<'a> Lane<'a> {
     fn draw_phase(&self, canvas: &mut Canvas, scale: &Scale, top: i64, limit: Duration) {
         let phase = self.phase;
         let (from, to) = (phase.started_after, phase.started_after.saturating_add(phase.took));
-        canvas.begin(&format!("{}: {} after {} of {}", phase.name, phase.status, human(phase.took), human(phase.budget)));
+        canvas.begin(&format!(
+            "{}: {} after {} of {}",
+            phase.name,
+            phase.status,
+            human(phase.took),
+            human(phase.budget)
+        ));
         let mark = Mark::from(phase.status);
         mark.draw(canvas, (MARGIN + px(5), top + px(15)));
         let name = fit(&phase.name, 14, LEFT - PHASE_NAME - px(16));
         canvas.text("sc-phase-name", (PHASE_NAME, top + px(19)), Anchor::Start, &name);
         let skipped = phase.status == PhaseStatus::Skipped;
-        let mut info = if skipped { "left out".to_owned() } else { format!("{} of {}", human(phase.took), human(phase.budget)) };
-        for (word, time) in [("reserve", phase.reserve), ("hold", phase.hold)] {
-            if !time.is_zero() {
-                info += &format!(", {word} {}", human(time));
-            }
-        }
-        canvas.text("sc-dim", (PHASE_NAME, top + px(33)), Anchor::Start, &info);
+        let course =
+            if skipped { "left out".to_owned() } else { format!("{} of {}", human(phase.took), human(phase.budget)) };
+        let extras = [("reserve", phase.reserve), ("hold", phase.hold)].into_iter().filter(|(_, time)| !time.is_zero());
+        let info: Vec<_> =
+            [course].into_iter().chain(extras.map(|(word, time)| format!("{word} {}", human(time)))).collect();
+        canvas.text("sc-dim", (PHASE_NAME, top + px(33)), Anchor::Start, &info.join(", "));
         let y = Lane::bar(top) - px(9);
         if !skipped {
             ghost(canvas, scale, (from, from.saturating_add(phase.budget)), (y, px(18)));

@@ -13,10 +13,7 @@ use self::{
     mark::Mark,
     scale::{LEFT, RIGHT, Scale},
 };
-use super::{
-    EXIT_CLEAN, PhaseReport, PhaseStatus, Report,
-    text::{human, utc},
-};
+use super::{EXIT_CLEAN, PhaseReport, PhaseStatus, Report, text::human};
 
 const WIDTH: i64 = px(1120);
 
@@ -60,19 +57,12 @@ fn title(report: &Report) -> String {
 fn description(report: &Report) -> String {
     let phase = |phase: &PhaseReport| {
         let left_over: Vec<_> = phase.survivors.iter().take(12).map(ToString::to_string).collect();
-        let left_over = if left_over.is_empty() { String::new() } else { format!(" Left over: {}.", left_over.join("; ")) };
+        let left_over =
+            if left_over.is_empty() { String::new() } else { format!(" Left over: {}.", left_over.join("; ")) };
         format!(" {}: {} after {}.{left_over}", phase.name, phase.status, human(phase.took))
     };
     let phases: String = report.phases.iter().map(phase).collect();
-    format!("{}, exit code {}. {}.{phases}", course(report), report.exit_code(), problems(report))
-}
-
-fn course(report: &Report) -> String {
-    let forced = report.forced_by.as_ref().map_or_else(String::new, |reason| {
-        format!(", forced by {reason} after {}", report.forced_after.map(human).unwrap_or_default())
-    });
-    let start = utc(report.started_unix_ms);
-    format!("{} at {start}{forced}; {} of {}", report.reason, human(report.took), human(report.deadline))
+    format!("{}, exit code {}. {}.{phases}", report.course(), report.exit_code(), problems(report))
 }
 
 fn problems(report: &Report) -> String {
@@ -94,7 +84,7 @@ fn header(canvas: &mut Canvas, report: &Report) -> i64 {
     let class = if clean { "sc-code sc-good-text" } else { "sc-code sc-bad-text" };
     canvas.text(class, (END, px(38)), Anchor::End, &format!("exit code {}", report.exit_code()));
     let room = END - MARGIN - px(18);
-    let lines = [("sc-line sc-dim", course(report), px(60)), ("sc-line", problems(report), px(78))];
+    let lines = [("sc-line sc-dim", report.course(), px(60)), ("sc-line", problems(report), px(78))];
     for (class, line, y) in lines {
         canvas.text(class, (MARGIN + px(18), y), Anchor::Start, &fit(&line, 12, room));
     }
@@ -151,7 +141,8 @@ fn vertical(canvas: &mut Canvas, class: &str, x: i64, top: i64, axis: i64, botto
 
 /// A label on the side of the line where there is more room.
 fn moment(canvas: &mut Canvas, class: &str, x: i64, y: i64, text: &str) {
-    let (x, anchor) = if x > (LEFT + RIGHT) / 2 { (x - px(5), Anchor::End) } else { (x + px(5), Anchor::Start) };
+    let (x, anchor) =
+        if x > i64::midpoint(LEFT, RIGHT) { (x - px(5), Anchor::End) } else { (x + px(5), Anchor::Start) };
     canvas.text(class, (x, y), anchor, text);
 }
 
@@ -168,7 +159,11 @@ fn legend(canvas: &mut Canvas, report: &Report, lanes: &[Lane<'_>], top: i64) ->
         (ran().next().is_some(), Swatch::Bar(&["sc-ghost"]), "budget: what the phase could have taken"),
         (ran().any(|phase| !phase.reserve.is_zero()), Swatch::Bar(&["sc-reserve"]), "reserve: kept for it"),
         (ran().any(|phase| !phase.hold.is_zero()), Swatch::Bar(&["sc-completed", "sc-hatch-hold"]), "hold"),
-        (lanes.iter().any(Lane::is_late), Swatch::Bar(&["sc-timed-out", "sc-hatch-late"]), "after the phase's deadline"),
+        (
+            lanes.iter().any(Lane::is_late),
+            Swatch::Bar(&["sc-timed-out", "sc-hatch-late"]),
+            "after the phase's deadline",
+        ),
         (lanes.iter().any(Lane::is_late), Swatch::Line("sc-limit"), "the phase's deadline"),
         (lanes.iter().any(Lane::has_guards), Swatch::Bar(&["sc-guard"]), "held up the phase"),
     ];

@@ -22,9 +22,10 @@ impl Scale {
     /// of the plot.
     pub(super) fn new(report: &Report) -> Self {
         let phases = report.phases.iter().map(|phase| phase.started_after.saturating_add(phase.took));
-        let entries = report.phases.iter().flat_map(|phase| {
-            phase.entries.iter().filter_map(|entry| report.span(phase, entry)).map(|span| span.to)
-        });
+        let entries = report
+            .phases
+            .iter()
+            .flat_map(|phase| phase.entries.iter().filter_map(|entry| report.span(phase, entry)).map(|span| span.to));
         let last = phases.chain(entries).chain(report.forced_after).chain([report.took]).max().unwrap_or_default();
         let (last, deadline) = (last.as_micros().max(100), report.deadline.as_micros());
         let end = if deadline <= last * 2 { deadline.max(last) * 51 / 50 } else { last * 21 / 20 };
@@ -54,7 +55,9 @@ impl Scale {
 /// of days.
 fn steps() -> impl Iterator<Item = u128> {
     const SECOND: u128 = 1_000_000;
-    let decimal = |unit: u128, powers| (0..powers).flat_map(move |power| [1, 2, 5].map(|digit| digit * unit * 10u128.pow(power)));
-    let clock = [30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200].map(|seconds| seconds * SECOND);
+    let decimal =
+        |unit: u128, powers| (0..powers).flat_map(move |power| [1, 2, 5].map(|digit| digit * unit * 10u128.pow(power)));
+    let clock =
+        [30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200].map(|seconds| seconds * SECOND);
     decimal(1, 8).filter(|step| *step <= 20 * SECOND).chain(clock).chain(decimal(86_400 * SECOND, 20))
 }
