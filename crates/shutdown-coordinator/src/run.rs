@@ -1,6 +1,10 @@
 //! Running a shutdown.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, future::join, stream::FuturesUnordered};
 use tokio::{
@@ -175,7 +179,13 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let mut tasks = JoinSet::new();
     launch(&mut tasks, phase, run, &phase_run, hooks);
 
-    let all_over = || phase_run.hooks.is_drained() && phase.tasks.is_drained() && gates.iter().all(Gate::is_drained);
+    // The last guard of each gate wakes this phase, so that the end of each is seen when it comes.
+    let gate_ends: Vec<_> = gates.iter().map(|_| OnceLock::new()).collect();
+    let see_ends = || {
+        let drained = gates.iter().zip(&gate_ends).filter(|(gate, _)| gate.is_drained());
+        drained.map(|(_, end)| end.get_or_init(Instant::now)).count() == gates.len()
+    };
+    let all_over = || see_ends() && phase_run.hooks.is_drained() && phase.tasks.is_drained();
     let in_time = tokio::select! {
         biased;
         () = run.abandon.cancelled() => false,
@@ -207,7 +217,10 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    see_ends();
+    let ends = gate_ends.iter().map(|end| end.get().copied());
+    let gates = gates.iter().zip(ends).enumerate();
+    let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late(index), &phase_run)).collect();
     Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
 }
 
@@ -286,14 +299,15 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
     }
 }
 
-fn gate_end(gate: &Gate, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
-    let deadline = phase_run.deadline();
-    let outcome = match (late, gate.is_drained()) {
+fn gate_end(gate: &Gate, end: Option<Instant>, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
+    let outcome = match (late, end) {
         (false, _) => Outcome::Ok,
-        (true, true) => Outcome::TimedOut { late_by: Some(deadline.elapsed()) },
-        (true, false) => Outcome::TimedOut { late_by: None },
+        (true, end) => {
+            Outcome::TimedOut { late_by: end.map(|end| end.saturating_duration_since(phase_run.deadline())) }
+        }
     };
-    (gate.name().to_owned(), outcome, phase_run.started.elapsed())
+    let took = end.unwrap_or_else(Instant::now).saturating_duration_since(phase_run.started);
+    (gate.name().to_owned(), outcome, took)
 }
 
 fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: Option<&PhaseEnd>) -> PhaseReport {
