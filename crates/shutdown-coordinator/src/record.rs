@@ -105,8 +105,6 @@ pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
     /// When it started, if it did.
     pub(crate) since: Option<Instant>,
-    /// When it ended, if it did.
-    pub(crate) ended: Option<Instant>,
     pub(crate) took: Duration,
 }
 
@@ -146,16 +144,9 @@ impl Record {
     /// How it ended and how long it took, if the report were made now.
     pub(crate) fn verdict(&self) -> Verdict {
         match &*lock(&self.life) {
-            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, ended: None, took: Duration::ZERO },
-            Life::Running { since } => {
-                Verdict { outcome: Outcome::Leaked, since: Some(*since), ended: None, took: since.elapsed() }
-            }
-            Life::Ended { since, took, outcome } => Verdict {
-                outcome: outcome.clone(),
-                since: *since,
-                ended: since.map(|since| since + *took),
-                took: *took,
-            },
+            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+            Life::Running { since } => Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() },
+            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
         }
     }
 }

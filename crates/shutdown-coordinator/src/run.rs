@@ -18,7 +18,7 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, WorkKind},
+    record::{Outcome, Verdict, WorkKind},
     report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
@@ -299,6 +299,12 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
     }
 }
 
+/// When it ended, if it did.
+fn ended(verdict: &Verdict) -> Option<Instant> {
+    let over = verdict.outcome != Outcome::Leaked;
+    verdict.since.filter(|_| over).map(|since| since + verdict.took)
+}
+
 fn gate_end(gate: &Gate, end: Option<Instant>, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
     let outcome = match (late, end) {
         (false, _) => Outcome::Ok,
@@ -321,7 +327,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             kind: record.kind,
             name: record.name.to_string(),
             started_after: verdict.since.map(after),
-            ended_after: verdict.ended.map(after),
+            ended_after: ended(&verdict).map(after),
             took: verdict.took,
             outcome: verdict.outcome,
         }
