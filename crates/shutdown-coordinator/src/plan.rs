@@ -4,7 +4,14 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{phase::FailurePolicy, record::WorkKind, report};
+use crate::{
+    phase::FailurePolicy,
+    record::WorkKind,
+    report::{
+        self,
+        text::{cell, clean, human, wrap},
+    },
+};
 
 /// What a shutdown would do if it were triggered now: the rehearsal.
 #[derive(Clone, Debug, Serialize)]
@@ -65,34 +72,52 @@ pub struct PlannedWork {
     pub name: String,
 }
 
+/// A table of at most 100 columns: the times of each phase, and below it what it waits for and what it would run.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "deadline {:?}, grace {:?}, watchdog ", self.deadline, self.grace)?;
+        write!(f, "deadline {}, grace {}, watchdog ", human(self.deadline), human(self.grace))?;
         match self.watchdog_margin {
-            Some(margin) => writeln!(f, "{margin:?} after the deadline")?,
+            Some(margin) => writeln!(f, "{} after the deadline", human(margin))?,
             None => writeln!(f, "off")?,
         }
-        let width = self.phases.iter().map(|phase| phase.name.len()).max().unwrap_or(0).max(5);
-        writeln!(
-            f,
-            "{:width$}  {:>10}  {:>10}  {:>10}  {:>10}  after",
-            "phase", "timeout", "reserve", "hold", "latest"
-        )?;
-        for phase in &self.phases {
-            let timeout = phase.timeout.map_or_else(|| "-".to_owned(), |timeout| format!("{timeout:?}"));
-            let [reserve, hold, latest] = [phase.reserve, phase.hold, phase.latest_end].map(|time| format!("{time:?}"));
-            let after = phase.after.join(", ");
-            writeln!(f, "{:width$}  {timeout:>10}  {reserve:>10}  {hold:>10}  {latest:>10}  {after}", phase.name)?;
-            for work in &phase.work {
-                writeln!(f, "    {} {}", work.kind, work.name)?;
-            }
-            if phase.tasks > 0 {
-                writeln!(f, "    {} tasks", phase.tasks)?;
-            }
-            if phase.point_of_no_return {
-                writeln!(f, "    no way back from here")?;
-            }
-        }
-        Ok(())
+        row(f, "phase", ["timeout", "reserve", "hold", "ends by"].map(str::to_owned))?;
+        self.phases.iter().try_for_each(|phase| phase.fmt(f))
     }
+}
+
+/// One phase as the table of a [`Plan`] shows it.
+impl fmt::Display for PlannedPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let some = |time: Duration| if time.is_zero() { "-".to_owned() } else { human(time) };
+        let timeout = self.timeout.map_or_else(|| "-".to_owned(), human);
+        row(f, &self.name, [timeout, some(self.reserve), some(self.hold), human(self.latest_end)])?;
+        if !self.after.is_empty() {
+            details(f, &format!("after {}", self.after.join(", ")))?;
+        }
+        if self.point_of_no_return {
+            details(f, "no way back from here")?;
+        }
+        if self.on_failure == FailurePolicy::AbortRest {
+            details(f, "its failure skips what comes after it")?;
+        }
+        if self.sequential {
+            details(f, "one after the other, from the last to the first:")?;
+        }
+        for work in &self.work {
+            details(f, &format!("{} {}", work.kind, work.name))?;
+        }
+        match self.tasks {
+            0 => Ok(()),
+            1 => details(f, "1 task"),
+            tasks => details(f, &format!("{tasks} tasks")),
+        }
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, [timeout, reserve, hold, end]: [String; 4]) -> fmt::Result {
+    writeln!(f, "{}  {timeout:>11} {reserve:>11} {hold:>11} {end:>11}", cell(name, 50))
+}
+
+fn details(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    wrap(&clean(text), 96).iter().try_for_each(|line| writeln!(f, "    {line}"))
 }

@@ -181,10 +181,7 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
 
     // The last guard of each gate wakes this phase, so that the end of each is seen when it comes.
     let gate_ends: Vec<_> = gates.iter().map(|_| OnceLock::new()).collect();
-    let see_ends = || {
-        let drained = gates.iter().zip(&gate_ends).filter(|(gate, _)| gate.is_drained());
-        drained.map(|(_, end)| end.get_or_init(Instant::now)).count() == gates.len()
-    };
+    let see_ends = || gates.iter().zip(&gate_ends).filter(|(gate, end)| has_ended(gate, end)).count() == gates.len();
     let all_over = || see_ends() && phase_run.hooks.is_drained() && phase.tasks.is_drained();
     let in_time = tokio::select! {
         biased;
@@ -297,6 +294,15 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
         () = wait_until(&phase.drained, aborted) => {}
         () = sleep_until(later(Instant::now(), ABORT_WAIT)) => {}
     }
+}
+
+/// Whether the gate is drained, of which the first moment is kept.
+fn has_ended(gate: &Gate, end: &OnceLock<Instant>) -> bool {
+    let drained = gate.is_drained();
+    if drained {
+        end.get_or_init(Instant::now);
+    }
+    drained
 }
 
 /// When it ended, if it did.

@@ -138,7 +138,9 @@ impl Found {
                 "string"
             }
             Value::Array(items) => {
-                items.iter().for_each(|item| self.collect(&format!("{path}[]"), item));
+                for item in items {
+                    self.collect(&format!("{path}[]"), item);
+                }
                 "array"
             }
             Value::Object(fields) => {
@@ -156,7 +158,7 @@ impl Found {
             found.collect("", &serde_json::from_str(&report.to_json()).unwrap());
         }
         // The objects in an array are described by their fields.
-        found.types.retain(|path, types| !path.is_empty() && !(path.ends_with("[]") && types.contains("object")));
+        found.types.retain(|path, types| !(path.is_empty() || path.ends_with("[]") && types.contains("object")));
         found
     }
 }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, fmt};
 use super::{
     Entry, PhaseReport, PhaseStatus, Report,
     digest::{self, Span},
-    text::{cell, char_width, clean, human, shorten, width},
+    text::{cell, char_width, clean, human, shorten, width, wrap},
 };
 use crate::record::Outcome;
 
@@ -170,28 +170,6 @@ impl<'a> ReportTable<'a> {
 
 fn row(name: &str, kind: &str, [start, took, budget]: [String; 3]) -> String {
     format!("{name}  {kind:13} {start:>11} {took:>11} {budget:>11}")
-}
-
-/// Breaks at spaces, and within words that are longer than a line.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    for word in text.split(' ') {
-        if !line.is_empty() && width(&line) + 1 + width(word) > columns {
-            lines.push(std::mem::take(&mut line));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        for c in word.chars() {
-            if width(&line) + char_width(c) > columns {
-                lines.push(std::mem::take(&mut line));
-            }
-            line.push(c);
-        }
-    }
-    lines.push(line);
-    lines
 }
 
 impl fmt::Display for ReportTable<'_> {

@@ -67,6 +67,28 @@ pub(crate) fn cell(text: &str, columns: usize) -> String {
     text + &" ".repeat(missing)
 }
 
+/// Breaks at spaces, and within words that are longer than a line.
+pub(crate) fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && width(&line) + 1 + width(word) > columns {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            if width(&line) + char_width(c) > columns {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// A time as people say it, with two or three digits: `850 µs`, `1.2 ms`, `36.1 s`, `2 min 5 s`; at most eleven
 /// columns.
 pub(crate) fn human(time: Duration) -> String {

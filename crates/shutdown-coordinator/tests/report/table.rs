@@ -1,5 +1,9 @@
 //! The table for a terminal.
 
+use std::time::Duration;
+
+use shutdown_coordinator::{FailurePolicy, ShutdownCoordinator};
+
 use crate::samples::{all, clean, crowded, forced, read};
 
 #[test]
@@ -84,4 +88,32 @@ fn there_is_colour_only_on_request() {
         plain = plain.replace(&format!("\u{1b}{code}"), "");
     }
     assert_eq!(plain, report.to_string());
+}
+
+#[test]
+fn a_plan_is_a_table_too() {
+    let secs = Duration::from_secs;
+    let mut builder = ShutdownCoordinator::builder();
+    let drain = builder.phase("order-drain").timeout(secs(30)).on_failure(FailurePolicy::AbortRest).id();
+    let close =
+        builder.phase("close-\u{1b}stores").after(&[drain]).reserve(secs(2)).point_of_no_return().sequential().id();
+    let (coordinator, handle) = builder.deadline(secs(42)).build().unwrap();
+    handle.on(close, "checkpoint", |_| async {}).unwrap();
+    let _orders = handle.gate(drain, "orders");
+    let text = handle.plan().to_string();
+    let expected = [
+        "deadline 42 s, grace 100 ms, watchdog off",
+        "phase timeout reserve hold ends by",
+        "order-drain 30 s - - 40 s",
+        "its failure skips what comes after it",
+        "gate orders",
+        "close-\u{fffd}stores - 2 s - 42 s",
+        "after order-drain",
+        "no way back from here",
+        "one after the other, from the last to the first:",
+        "hook checkpoint",
+    ];
+    let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines, expected, "{text}");
+    drop(coordinator);
 }
