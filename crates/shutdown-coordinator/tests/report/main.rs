@@ -12,6 +12,7 @@
 mod json;
 mod picture;
 mod random;
+mod run;
 mod samples;
 mod svg;
 mod table;
