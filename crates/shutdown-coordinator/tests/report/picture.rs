@@ -133,7 +133,9 @@ fn time_is_drawn_to_scale() {
         let wanted = (place(&picture, from), place(&picture, to));
         let found = bars(class);
         // Nothing is thinner than a pixel.
-        let hit = |(from, to): &(f64, f64)| near(*from, wanted.0) && (near(*to, wanted.1) || near(to - from, 1.0));
+        let hit = |(from, to): &(f64, f64)| {
+            near(*from, wanted.0) && (near(*to, wanted.1) || wanted.1 - wanted.0 < 1.0 && near(to - from, 1.0))
+        };
         assert!(found.iter().any(hit), "{class}: {found:?}, not {wanted:?}");
     }
 }
@@ -206,6 +208,25 @@ fn of_many_entries_the_worst_and_longest_are_shown_and_the_others_counted() {
         svg(&report(2_000, 1_000, vec![phase("p", &[], "timed_out", [0, 1_000, 900], all_late.chain(fine).collect())]));
     let picture = Document::parse(&svg).unwrap();
     assert!(texts(&picture).contains(&"and 138 more, 88 leaked, 50 ok, longest 1 s"), "{:?}", texts(&picture));
+}
+
+#[test]
+fn a_short_failure_and_a_short_note_are_shown_among_many_long_entries() {
+    let long = (0..40).map(|number| ok("hook", &format!("long {number}"), 0, 900));
+    let failed = with(ok("task", "stumbled", 0, 1), &json!({ "state": "failed", "error": "no" }));
+    let uneasy = ok("hook", "uneasy", 0, 1);
+    let entries = long.chain([failed, ok("hook", "talkative", 0, 1), uneasy]).collect();
+    let note = |hook, unclean| json!({ "phase": "p", "hook": hook, "text": format!("of {hook}"), "unclean": unclean });
+    let notes = json!({ "notes": [note("talkative", false), note("uneasy", true)] });
+    let value = with(report(2_000, 1_000, vec![phase("p", &[], "completed", [0, 1_000, 1_500], entries)]), &notes);
+    let svg = svg(&value);
+    let picture = Document::parse(&svg).unwrap();
+    let texts = texts(&picture);
+    for text in
+        ["stumbled", "talkative", "of talkative", "uneasy", "unclean: of uneasy", "and 31 more, all ok, longest 900 ms"]
+    {
+        assert!(texts.contains(&text), "{text}: {texts:?}");
+    }
 }
 
 #[test]
