@@ -126,6 +126,7 @@ fn time_is_drawn_to_scale() {
         ("sc-reserve", 28.15, 32.15),
         ("sc-hatch-hold", 0.0, 5.0),
         ("sc-hatch-late", 28.0, 28.06),
+        ("sc-hatch-late", 28.0, 28.15),
         ("sc-leaked", 5.4, 31.35),
         ("sc-guard", 8.5, 31.35),
         ("sc-ok", 5.4, 8.9),
@@ -133,9 +134,8 @@ fn time_is_drawn_to_scale() {
         let wanted = (place(&picture, from), place(&picture, to));
         let found = bars(class);
         // Nothing is thinner than a pixel.
-        let hit = |(from, to): &(f64, f64)| {
-            near(*from, wanted.0) && (near(*to, wanted.1) || wanted.1 - wanted.0 < 1.0 && near(to - from, 1.0))
-        };
+        let end = wanted.1.max(wanted.0 + 1.0);
+        let hit = |(from, to): &(f64, f64)| near(*from, wanted.0) && near(*to, end);
         assert!(found.iter().any(hit), "{class}: {found:?}, not {wanted:?}");
     }
 }
@@ -185,6 +185,9 @@ fn who_held_up_a_phase_is_named_with_count_and_age() {
     for wanted in ["order 17 BTC-PERP held for 31 s", "3 guards held for 22.6 s", "order 23 ETH-PERP held for 19.5 s"] {
         assert_eq!(whole.iter().filter(|text| **text == wanted).count(), 1, "{wanted}: {whole:?}");
     }
+    let rows = ["order 17 ", "3 guards ", "order 23 "].map(|name| whole.iter().position(|text| text.starts_with(name)));
+    assert!(rows.is_sorted(), "the oldest come first: {whole:?}");
+
     let crowded = self::svg(&crowded(3));
     let picture = Document::parse(&crowded).unwrap();
     assert!(texts(&picture).contains(&"and 294 more left over, for up to 1 min"));
