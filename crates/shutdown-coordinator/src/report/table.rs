@@ -25,20 +25,25 @@ const LINES: usize = 6;
 ///
 /// ```text
 /// shutdown not clean, exit code 130
-/// SIGTERM at 2026-11-23 03:54:49 UTC, forced by SIGINT after 12 s; took 13 s of 42 s
-/// 1 leaked, 1 timed out
+/// SIGTERM at 2026-11-23 04:26:15 UTC, forced by SIGINT after 28 s; took 31.3 s of 42 s
+/// 1 failed, 1 leaked, 3 timed out
 ///
-/// left over at the deadline of its phase                                                     for
-///   order-drain                    gate "orders", order 17                                   12 s
+/// left over at the deadline of its phase                                                         for
+///   order-drain                    gate orders: order 17 BTC-PERP                               35 s
+///   order-drain                    hook settle fills                                          22.6 s
+///   order-drain                    gate orders: 3 guards                                      22.6 s
 ///
 /// phase                            kind                start        took      budget  result
 /// announce                         phase                 0 s         5 s        36 s  completed
-/// order-drain                      phase                 5 s       7.1 s        31 s  forced
-///   cancel resting orders          hook                  5 s      340 ms              ok
-///   orders                         gate                  5 s       7.1 s              timed out
-///   flush journal                  blocking hook         5 s         8 s              leaked
-/// persist-state                    phase              12.1 s      120 ms         4 s  completed
-///   save positions                 hook               12.1 s      120 ms              ok
+///   readiness off                  hook                  0 s       12 ms              ok
+/// order-drain                      phase               5.4 s      22.7 s        30 s  forced
+///   fsync journal                  blocking hook       5.4 s      25.9 s              leaked
+///   orders                         gate                5.4 s      25.9 s              timed out
+///   settle fills                   hook                5.4 s      22.7 s              late by 60 ms
+///   notify desk                    hook                5.4 s       4.3 s              failed
+///       failed: POST https://desk.example/hook: 503 Service Unavailable
+/// persist-state                    phase              28.1 s       2.7 s         4 s  completed
+///   save positions                 hook               28.1 s       2.7 s              ok
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a table is to be printed"]
