@@ -48,9 +48,13 @@ impl Report {
             .map_or(planned, |forced| planned.min(forced.max(phase.started_after).saturating_add(phase.reserve)))
     }
 
-    pub(super) fn notes_of<'a>(&'a self, phase: &PhaseReport, entry: &Entry) -> impl Iterator<Item = &'a Note> {
-        let is_hook = matches!(entry.kind, WorkKind::Hook | WorkKind::BlockingHook);
-        self.notes.iter().filter(move |note| is_hook && note.phase == phase.name && note.hook == entry.name)
+    pub(super) fn notes_of<'a>(&'a self, phase: &'a PhaseReport, entry: &'a Entry) -> impl Iterator<Item = &'a Note> {
+        // Only hooks have notes, and there may be very many tasks.
+        let notes = match entry.kind {
+            WorkKind::Hook | WorkKind::BlockingHook => self.notes.as_slice(),
+            WorkKind::Gate | WorkKind::Task => &[],
+        };
+        notes.iter().filter(move |note| note.phase == phase.name && note.hook == entry.name)
     }
 
     /// The entries that went wrong come before those that have something to say, those before the long ones; what is
