@@ -74,7 +74,8 @@
 //! HookContext: reason(), phase(), deadline(), remaining(), expiring(), force(), note(text), unclean(text)
 //! Registration: cancel() -> bool
 //! Gate: enter(), enter_named(name) -> Result<Guard, Closed>, is_closed(), held(), name()      Guard: fork()
-//! Report: exit_code() -> u8, is_clean(), survivors(), to_json() -> String, Display, Termination
+//! Report: exit_code() -> u8, is_clean(), survivors(), to_json(), to_svg() -> String, table() -> ReportTable,
+//!         Display, Termination, Serialize, Deserialize
 //! run_main(timeout, future) -> ExitCode
 //! ```
 //!
@@ -125,7 +126,7 @@ pub use plan::{Plan, PlannedPhase, PlannedWork};
 pub use progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage};
 pub use reason::{Reason, Trigger};
 pub use record::{Outcome, WorkKind};
-pub use report::{EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report};
+pub use report::{EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report, ReportTable};
 pub use run::ShutdownCoordinator;
 pub use scope::{DEFAULT_SCOPE_TIMEOUT, Escalation, Scope, ScopeBuilder, ScopeEnd};
 pub use shared::PastPointOfNoReturn;

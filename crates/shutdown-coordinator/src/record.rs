@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{gate::Name, phase::PhaseRun, sync::lock};
 
 /// What kind of thing a phase waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WorkKind {
@@ -27,7 +27,7 @@ pub enum WorkKind {
     Gate,
     /// A spawned task.
     Task,
-    /// A scope, whose tasks are listed too.
+    /// A scope; its tasks and gates are listed too, as `scope/name`.
     Scope,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for WorkKind {
 }
 
 /// How a hook, gate or task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -63,7 +63,7 @@ pub enum Outcome {
     /// It was not over at the deadline of its phase.
     TimedOut {
         /// How late it ended by itself; `None` where it was aborted, or, for a gate, never ended.
-        #[serde(rename = "late_by_ms", serialize_with = "crate::report::optional_ms")]
+        #[serde(rename = "late_by_ms", with = "crate::report::optional_ms", default)]
         late_by: Option<Duration>,
     },
     /// It could not be ended: it was still running when the report was made.

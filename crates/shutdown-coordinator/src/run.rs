@@ -1,6 +1,10 @@
 //! Running a shutdown.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, future::join, stream::FuturesUnordered};
 use tokio::{
@@ -14,8 +18,8 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, WorkKind},
-    report::{Entry, PhaseReport, PhaseStatus, Report},
+    record::{Outcome, Verdict, WorkKind},
+    report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
 };
@@ -59,9 +63,12 @@ impl ShutdownCoordinator {
 
     fn report(&self, run: &RunCx, ends: &[Option<PhaseEnd>]) -> Report {
         let phases = self.shared.phases.iter().zip(ends).enumerate();
+        let forced = run.forced_by.get();
         let report = Report {
+            version: Version,
             reason: run.reason.clone(),
-            forced_by: run.forced_by.get().cloned(),
+            forced_by: forced.map(|(reason, _)| reason.clone()),
+            forced_after: forced.map(|(_, moment)| moment.saturating_duration_since(run.triggered)),
             started_unix_ms: run.triggered_unix_ms,
             deadline: self.shared.limits.deadline,
             took: run.triggered.elapsed(),
@@ -176,7 +183,10 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let mut tasks = JoinSet::new();
     launch(&mut tasks, phase, run, &phase_run, hooks);
 
-    let all_over = || phase_run.hooks.is_drained() && phase.tasks.is_drained() && gates.iter().all(Gate::is_drained);
+    // The last guard of each gate wakes this phase, so that the end of each is seen when it comes.
+    let gate_ends: Vec<_> = gates.iter().map(|_| OnceLock::new()).collect();
+    let see_ends = || gates.iter().zip(&gate_ends).filter(|(gate, end)| has_ended(gate, end)).count() == gates.len();
+    let all_over = || see_ends() && phase_run.hooks.is_drained() && phase.tasks.is_drained();
     let in_time = tokio::select! {
         biased;
         () = run.abandon.cancelled() => false,
@@ -213,7 +223,10 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late_gate = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late_gate(index), &phase_run)).collect();
+    see_ends();
+    let ends = gate_ends.iter().map(|end| end.get().copied());
+    let gates = gates.iter().zip(ends).enumerate();
+    let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late_gate(index), &phase_run)).collect();
     let (started, deadline) = (phase_run.started, phase_run.deadline());
     Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors })
 }
@@ -303,14 +316,30 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
     }
 }
 
-fn gate_end(gate: &Gate, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
-    let deadline = phase_run.deadline();
-    let outcome = match (late, gate.is_drained()) {
+/// Whether the gate is drained, of which the first moment is kept.
+fn has_ended(gate: &Gate, end: &OnceLock<Instant>) -> bool {
+    let drained = gate.is_drained();
+    if drained {
+        end.get_or_init(Instant::now);
+    }
+    drained
+}
+
+/// When it ended, if it did.
+fn ended(verdict: &Verdict) -> Option<Instant> {
+    let over = verdict.outcome != Outcome::Leaked;
+    verdict.since.filter(|_| over).map(|since| since + verdict.took)
+}
+
+fn gate_end(gate: &Gate, end: Option<Instant>, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
+    let outcome = match (late, end) {
         (false, _) => Outcome::Ok,
-        (true, true) => Outcome::TimedOut { late_by: Some(deadline.elapsed()) },
-        (true, false) => Outcome::TimedOut { late_by: None },
+        (true, end) => {
+            Outcome::TimedOut { late_by: end.map(|end| end.saturating_duration_since(phase_run.deadline())) }
+        }
     };
-    (gate.name().to_owned(), outcome, phase_run.started.elapsed())
+    let took = end.unwrap_or_else(Instant::now).saturating_duration_since(phase_run.started);
+    (gate.name().to_owned(), outcome, took)
 }
 
 fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: Option<&PhaseEnd>) -> PhaseReport {
@@ -324,6 +353,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             kind: record.kind,
             name: record.name.to_string(),
             started_after: verdict.since.map(after),
+            ended_after: ended(&verdict).map(after),
             took: verdict.took,
             outcome: verdict.outcome,
         }
@@ -332,15 +362,19 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         kind: WorkKind::Gate,
         name: name.clone(),
         started_after: Some(after(end.started)),
+        ended_after: (*outcome != Outcome::TimedOut { late_by: None }).then(|| after(end.started + *took)),
         took: *took,
         outcome: outcome.clone(),
     });
     PhaseReport {
         name: phase.config.name.to_string(),
+        after: shared.names(&phase.config.after),
         status: end.status,
         started_after: after(end.started),
         took: end.took,
         budget: end.budget,
+        reserve: phase.config.reserve,
+        hold: phase.config.hold,
         entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
     }

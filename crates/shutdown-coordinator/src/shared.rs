@@ -67,7 +67,8 @@ pub(crate) struct RunCx {
     pub(crate) triggered_unix_ms: u64,
     pub(crate) deadline: Instant,
     pub(crate) force: CancellationToken,
-    pub(crate) forced_by: OnceLock<Reason>,
+    /// Why and when it was forced.
+    pub(crate) forced_by: OnceLock<(Reason, Instant)>,
     /// Cancelled when the shutdown is aborted.
     pub(crate) abandon: CancellationToken,
     pub(crate) notes: Mutex<Vec<Note>>,
@@ -228,8 +229,8 @@ impl Shared {
         self.trigger(reason.clone());
         let state = self.state();
         let Some(run) = &state.run else { return };
-        if run.forced_by.set(reason).is_ok() {
-            tracing::warn!(reason = ?run.forced_by.get(), "shutdown is forced");
+        if run.forced_by.set((reason, Instant::now())).is_ok() {
+            tracing::warn!(reason = ?run.forced_by.get().map(|(reason, _)| reason), "shutdown is forced");
             self.progress.send_modify(|progress| progress.forced = true);
             run.force.cancel();
         }
@@ -485,6 +486,11 @@ impl Shared {
         }
     }
 
+    /// The names of these phases.
+    pub(crate) fn names(&self, indices: &[usize]) -> Vec<String> {
+        indices.iter().filter_map(|&index| self.phases.get(index)).map(|phase| phase.config.name.to_string()).collect()
+    }
+
     fn planned(&self, phase: &Phase, live: &PhaseState) -> PlannedPhase {
         let config = &phase.config;
         let hooks =
@@ -492,12 +498,7 @@ impl Shared {
         let gates = live.gates.iter().map(|gate| PlannedWork { kind: WorkKind::Gate, name: gate.name().to_owned() });
         PlannedPhase {
             name: config.name.to_string(),
-            after: config
-                .after
-                .iter()
-                .filter_map(|index| self.phases.get(*index))
-                .map(|before| before.config.name.to_string())
-                .collect(),
+            after: self.names(&config.after),
             timeout: config.timeout,
             reserve: config.reserve,
             hold: config.hold,

@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use common::{build, manual, ms, outcome, secs};
+use common::{build, entry, manual, ms, outcome, secs};
 use shutdown_coordinator::{Gate, Outcome, PhaseId, PhaseStatus, ShutdownCoordinator, ShutdownHandle};
 
 fn one_gate() -> (ShutdownCoordinator, ShutdownHandle, PhaseId, Gate) {
@@ -137,6 +137,28 @@ async fn a_guard_released_after_the_deadline_makes_its_gate_late() {
     };
     let (report, ()) = tokio::join!(coordinator.run(), releasing);
     assert_eq!(outcome(&report, "orders"), &Outcome::TimedOut { late_by: Some(ms(30)) });
+}
+
+/// The phase waits for the gate until its last guard is gone, and not for as long as the phase lasts.
+#[tokio::test(start_paused = true)]
+async fn each_gate_takes_as_long_as_its_last_guard_is_held() {
+    let mut builder = ShutdownCoordinator::builder();
+    let drain = builder.phase("drain").timeout(secs(10)).id();
+    let (coordinator, handle) = build(builder);
+    for (name, held) in [("quick", ms(20)), ("slow", ms(500)), ("idle", ms(0))] {
+        let guard = handle.gate(drain, name).enter().unwrap();
+        handle
+            .on(drain, format!("hold {name}"), move |_| async move {
+                tokio::time::sleep(held).await;
+                drop(guard);
+            })
+            .unwrap();
+    }
+    handle.trigger(manual());
+    let report = coordinator.run().await;
+    for (name, held) in [("quick", ms(20)), ("slow", ms(500)), ("idle", ms(0))] {
+        assert_eq!((entry(&report, name).took, entry(&report, name).ended_after), (held, Some(held)), "{name}");
+    }
 }
 
 /// Property 38.

@@ -461,7 +461,7 @@ async fn the_plan_shows_what_is_registered() {
     let registration = handle.on(drain, "flush", |_| async {}).unwrap();
     let _gate = handle.gate(drain, "orders");
     let text = handle.plan().to_string();
-    for part in ["drain", "3s", "hook flush", "gate orders", "watchdog 2s", "no way back"] {
+    for part in ["drain", "3 s", "hook flush", "gate orders", "watchdog 2 s", "no way back"] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
     assert!(registration.cancel());
