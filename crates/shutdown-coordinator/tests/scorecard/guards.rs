@@ -11,7 +11,7 @@ use async_shutdown::ShutdownManager;
 use futures_util::poll;
 use shutdown_coordinator::Gate;
 use tokio::{sync::oneshot, task::spawn_blocking};
-use tokio_graceful::Shutdown;
+use tokio_graceful::{Shutdown, ShutdownGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::card::{Peer, Verdict, absent, coordinator, fail, happens, manual, pass, soon};
@@ -100,18 +100,35 @@ async fn tokio_util() -> Verdict {
     fail("one that is taken as wait() returns is given, and nobody waits for it")
 }
 
+/// Gives a guard when it is called.
+type Listener = Box<dyn FnOnce() -> ShutdownGuard + Send>;
+
 async fn tokio_graceful() -> Verdict {
-    let (trigger, triggered) = oneshot::channel::<()>();
-    let shutdown = Shutdown::new(triggered);
-    let listener = shutdown.guard_weak();
-    let mut end = pin!(shutdown.shutdown());
-    assert!(poll!(&mut end).is_pending());
-    let _early = listener.clone().upgrade();
-    trigger.send(()).unwrap();
-    if happens(&mut end).await {
-        return fail("a weak guard that is upgraded once shutdown() waits is not waited for");
+    async fn waits_for(listener: fn(&Shutdown) -> Listener) -> bool {
+        let (trigger, triggered) = oneshot::channel::<()>();
+        let shutdown = Shutdown::new(triggered);
+        let listener = listener(&shutdown);
+        let mut end = pin!(shutdown.shutdown());
+        assert!(poll!(&mut end).is_pending());
+        let _early = listener();
+        trigger.send(()).unwrap();
+        !happens(&mut end).await
     }
-    pass("waited for")
+    let weak = |shutdown: &Shutdown| -> Listener {
+        let guard = shutdown.guard_weak();
+        Box::new(|| guard.upgrade())
+    };
+    let strong = |shutdown: &Shutdown| -> Listener {
+        let guard = shutdown.guard();
+        Box::new(move || guard.clone())
+    };
+    match tokio::join!(waits_for(weak), waits_for(strong)) {
+        (true, true) => pass("waited for"),
+        (false, true) => {
+            fail("one upgraded from a weak guard while shutdown() waits is not; one cloned from a guard is")
+        }
+        _ => fail(NOT_WAITED_FOR),
+    }
 }
 
 async fn drain() -> Verdict {
