@@ -6,6 +6,9 @@
 //! Contestants take turns, each round in another order, and each gets the median of its rounds, so that whatever else the
 //! machine does befalls all of them. Criterion measures one after the other for seconds each, so that a drift of the machine
 //! between two of them is part of their ratio; nor does it time several threads, or processes.
+//!
+//! The load is printed with the table: while other programs use the cores, threads hardly ever meet, and a figure that is
+//! said to be of two or eight threads is one of a single thread.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -61,6 +64,7 @@ fn main() {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|word| *word == part);
     let effort = Effort { quick: has("--quick"), million: has("--million") };
     let mut table = Table::new(has("--json"));
+    table.say(&format!("{} cores, load {}", measure::cores(), measure::load()));
     if wanted("guards") {
         guards::run(effort, &mut table);
     }
@@ -76,5 +80,6 @@ fn main() {
     if wanted("watchdog") {
         watchdog::run(effort, &mut table);
     }
+    table.say(&format!("\nload {}", measure::load()));
     table.finish();
 }

@@ -1,7 +1,7 @@
 //! Rounds, medians, threads, child processes.
 
 use std::{
-    env,
+    env, fs,
     hint::black_box,
     process::{Command, Stdio},
     sync::Barrier,
@@ -90,6 +90,16 @@ pub(crate) fn figure_of_child(words: &[&str]) -> f64 {
     let output = child(words).output().unwrap();
     assert!(output.status.success(), "{words:?}: {}", output.status);
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+}
+
+/// How many threads were ready to run on average over the last minute, where the system says so.
+pub(crate) fn load() -> String {
+    let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    loads.split(' ').next().unwrap_or_default().to_owned()
+}
+
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {

@@ -212,7 +212,7 @@ fn subsystems(count: usize, started: &Started) -> Stop {
     let toplevel = Toplevel::new_with_shutdown_token(root, token.clone());
     async move {
         token.cancel();
-        kept(toplevel.handle_shutdown_requests(Duration::from_mins(10)).await.unwrap())
+        kept(toplevel.handle_shutdown_requests(Duration::from_mins(10)).await)
     }
     .boxed()
 }

@@ -130,6 +130,13 @@ impl Table {
         Self { json, groups: Vec::new() }
     }
 
+    /// Something for people to read.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.json {
+            println!("{text}");
+        }
+    }
+
     /// Adds a group and shows it at once.
     pub(crate) fn add(&mut self, group: Group) {
         if !self.json {

@@ -15,7 +15,8 @@ use crate::{
 };
 
 const DEADLINE: Duration = Duration::from_millis(200);
-const MARGIN: Duration = Duration::from_millis(50);
+/// Above what one phase may overrun its deadline by, or it is refused.
+const MARGIN: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(effort: Effort, table: &mut Table) {
     let values = compete(effort.rounds(9), vec![Contestant::new("ours", overshoot)]);

@@ -65,9 +65,8 @@ fn looking(effort: Effort, table: &mut Table) {
             runtime().block_on(async {
                 let (coordinator, handle, phase) = coordinator();
                 let gate = handle.gate(phase, "requests");
-                let enter = |number| match named {
-                    true => gate.enter_named(format!("request {number}")).unwrap(),
-                    false => gate.enter().unwrap(),
+                let enter = |number| {
+                    if named { gate.enter_named(format!("request {number}")).unwrap() } else { gate.enter().unwrap() }
                 };
                 let guards: Vec<_> = (0..MANY).map(enter).collect();
                 let running = tokio::spawn(coordinator.run());
