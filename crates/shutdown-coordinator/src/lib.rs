@@ -76,7 +76,7 @@
 //! Gate: enter(), enter_named(name) -> Result<Guard, Closed>, is_closed(), held(), name()      Guard: fork()
 //! Report: exit_code() -> u8, is_clean(), survivors(), to_json(), to_svg() -> String, table() -> ReportTable,
 //!         Display, Termination, Serialize, Deserialize
-//! run_main(timeout, future) -> ExitCode
+//! run_main(timeout, future) -> ExitCode      block_on(timeout, future) -> io::Result<T>
 //! ```
 //!
 //! A hook returns `()` or a `Result` whose error can be displayed.
@@ -120,7 +120,7 @@ pub use builder::{BuildError, Builder, DEFAULT_DEADLINE, DEFAULT_GRACE, PhaseBui
 pub use gate::{Closed, Gate, Guard};
 pub use handle::ShutdownHandle;
 pub use hook::{HookContext, HookOutput, Registration};
-pub use main_helper::run_main;
+pub use main_helper::{block_on, run_main};
 pub use phase::{FailurePolicy, PhaseId};
 pub use plan::{Plan, PlannedPhase, PlannedWork};
 pub use progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage};
