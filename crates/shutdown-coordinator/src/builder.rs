@@ -9,7 +9,7 @@ use crate::{
     phase::{self, FailurePolicy, PhaseConfig, PhaseId},
     run::ShutdownCoordinator,
     shared::{Limits, Shared},
-    signal::{self, SignalPolicy},
+    signal::{self, SignalPolicy, SignalRules},
     watchdog,
 };
 
@@ -84,12 +84,14 @@ pub struct Builder {
     phases: Vec<PhaseConfig>,
     limits: Limits,
     signals: Option<SignalPolicy>,
+    /// Off where a test simulates the signals.
+    install_handlers: bool,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
         let limits = Limits { deadline: DEFAULT_DEADLINE, grace: DEFAULT_GRACE, watchdog_margin: None };
-        Self { phases: Vec::new(), limits, signals: None }
+        Self { phases: Vec::new(), limits, signals: None, install_handlers: true }
     }
 
     /// A builder with the phases of a configuration file, which may come in any order.
@@ -135,18 +137,27 @@ impl Builder {
         self
     }
 
+    /// Keeps the policy of [`Builder::signals`] and installs no handler: signals come from
+    /// [`testkit::Drill::signal`](crate::testkit::Drill::signal) only, and Ctrl-C still ends the test run.
+    #[cfg(feature = "testkit")]
+    pub fn simulated_signals(mut self) -> Self {
+        self.install_handlers = false;
+        self
+    }
+
     /// Checks the description, installs the signal handlers and starts the watchdog's thread.
     ///
     /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
     pub fn build(self) -> Result<(ShutdownCoordinator, ShutdownHandle), BuildError> {
         let phases = phase::prepare(self.phases, self.limits.deadline)?;
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
-        let shared = Arc::new(Shared::new(phases, self.limits, alarm.clone()));
+        let rules = self.signals.map(|policy| Arc::new(SignalRules::new(policy)));
+        let shared = Arc::new(Shared::new(phases, self.limits, alarm.clone(), rules.clone()));
         if let Some(alarm) = alarm {
             watchdog::start(alarm, Arc::downgrade(&shared)).map_err(BuildError::Watchdog)?;
         }
-        if let Some(policy) = self.signals {
-            signal::install(policy, &shared).map_err(BuildError::Signals)?;
+        if let Some(rules) = rules.filter(|_| self.install_handlers) {
+            signal::install(rules, &shared).map_err(BuildError::Signals)?;
         }
         Ok((ShutdownCoordinator::new(Arc::clone(&shared)), ShutdownHandle::new(shared)))
     }

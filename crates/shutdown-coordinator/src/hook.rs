@@ -177,11 +177,11 @@ impl Work {
 /// Runs one hook to its end, or until the phase aborts it. Whatever happens is in its record before `guard` is released.
 pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard) {
     let cx = HookContext { run: Arc::clone(&run), phase: Arc::clone(&phase), hook: slot.record.name.clone() };
-    slot.record.start();
+    slot.record.start(phase.step());
     match slot.work {
         Work::Async(work) => {
             let outcome = run_async(work, cx, &run, &phase.abort).await;
-            slot.record.finish(outcome, phase.deadline());
+            slot.record.finish(outcome, &phase);
         }
         Work::Blocking(work) => run_blocking(work, cx, &slot.record, &phase).await,
     }
@@ -218,13 +218,13 @@ async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>,
                 Ok(result) => from_result(result),
                 Err(payload) => Outcome::Panicked { message: panic_message(payload) },
             };
-            record.finish(outcome, phase.deadline());
+            record.finish(outcome, &phase);
             // Nobody listens any more when the phase has given this thread up.
             ended.send(()).ok();
         }
     });
     if let Err(error) = thread {
-        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase.deadline());
+        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase);
         return;
     }
     tokio::select! {

@@ -1,6 +1,12 @@
 //! Phases: their settings, their order, and the time they owe each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
@@ -100,10 +106,13 @@ pub(crate) struct PhaseRun {
     pub(crate) abort: CancellationToken,
     /// One guard per hook that runs.
     pub(crate) hooks: Gate,
+    /// Which step of the run its start was.
+    pub(crate) first_step: u64,
+    steps: Arc<AtomicU64>,
 }
 
 impl PhaseRun {
-    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant, steps: &Arc<AtomicU64>) -> Self {
         Self {
             name: phase.config.name.clone(),
             started,
@@ -111,7 +120,14 @@ impl PhaseRun {
             expiring: CancellationToken::new(),
             abort: CancellationToken::new(),
             hooks: Gate::single(Name::Borrowed("hooks"), Arc::clone(&phase.drained)),
+            first_step: next_step(steps),
+            steps: Arc::clone(steps),
         }
+    }
+
+    /// Counts a start or an end.
+    pub(crate) fn step(&self) -> u64 {
+        next_step(&self.steps)
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -174,4 +190,8 @@ fn longest_paths(configs: &[PhaseConfig]) -> Vec<Path> {
         }
     }
     paths
+}
+
+fn next_step(steps: &AtomicU64) -> u64 {
+    steps.fetch_add(1, Ordering::SeqCst) + 1
 }

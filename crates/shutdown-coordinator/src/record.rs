@@ -5,7 +5,7 @@ use std::{fmt, sync::Mutex, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{gate::Name, sync::lock};
+use crate::{gate::Name, phase::PhaseRun, sync::lock};
 
 /// What kind of thing a phase waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -96,8 +96,17 @@ pub(crate) struct Record {
 #[derive(Clone)]
 enum Life {
     Waiting,
-    Running { since: Instant },
-    Ended { since: Option<Instant>, took: Duration, outcome: Outcome },
+    Running { since: Instant, first_step: u64 },
+    Ended { since: Option<Instant>, took: Duration, outcome: Outcome, steps: Steps },
+}
+
+/// Which steps of the run the start and the end were: their order, also where the clock stands still. Step 0 is before
+/// the shutdown; `None` has not happened.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+pub(crate) struct Steps {
+    pub(crate) first: Option<u64>,
+    pub(crate) last: Option<u64>,
 }
 
 /// What is to be said of a hook or task.
@@ -106,6 +115,7 @@ pub(crate) struct Verdict {
     /// When it started, if it did.
     pub(crate) since: Option<Instant>,
     pub(crate) took: Duration,
+    pub(crate) steps: Steps,
 }
 
 impl Record {
@@ -113,30 +123,32 @@ impl Record {
         Self { name, kind, life: Mutex::new(Life::Waiting) }
     }
 
-    pub(crate) fn start(&self) {
-        *lock(&self.life) = Life::Running { since: Instant::now() };
+    /// Notes the start. Step 0 is before the shutdown.
+    pub(crate) fn start(&self, first_step: u64) {
+        *lock(&self.life) = Life::Running { since: Instant::now(), first_step };
     }
 
     /// Notes the end. What ended well but after its deadline is late, never [`Outcome::Ok`].
-    pub(crate) fn finish(&self, outcome: Outcome, deadline: Instant) {
-        let now = Instant::now();
+    pub(crate) fn finish(&self, outcome: Outcome, phase: &PhaseRun) {
+        let (now, deadline) = (Instant::now(), phase.deadline());
         let outcome = match outcome {
             Outcome::Ok if now > deadline => Outcome::TimedOut { late_by: Some(now - deadline) },
             outcome => outcome,
         };
         let mut life = lock(&self.life);
-        let since = match &*life {
-            Life::Running { since } => Some(*since),
-            Life::Waiting => None,
+        let (since, first) = match &*life {
+            Life::Running { since, first_step } => (Some(*since), Some(*first_step)),
+            Life::Waiting => (None, None),
             Life::Ended { .. } => return,
         };
-        *life = Life::Ended { since, took: since.map_or(Duration::ZERO, |since| now - since), outcome };
+        let steps = Steps { first, last: Some(phase.step()) };
+        *life = Life::Ended { since, took: since.map_or(Duration::ZERO, |since| now - since), outcome, steps };
     }
 
     /// Since when it has been running, if it is.
     pub(crate) fn running_since(&self) -> Option<Instant> {
         match &*lock(&self.life) {
-            Life::Running { since } => Some(*since),
+            Life::Running { since, .. } => Some(*since),
             Life::Waiting | Life::Ended { .. } => None,
         }
     }
@@ -144,11 +156,18 @@ impl Record {
     /// How it ended and how long it took, if the report were made now.
     pub(crate) fn verdict(&self) -> Verdict {
         match &*lock(&self.life) {
-            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
-            Life::Running { since } => {
-                Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() }
+            Life::Waiting => {
+                Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO, steps: Steps::default() }
             }
-            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
+            Life::Running { since, first_step } => Verdict {
+                outcome: Outcome::Leaked,
+                since: Some(*since),
+                took: since.elapsed(),
+                steps: Steps { first: Some(*first_step), last: None },
+            },
+            Life::Ended { since, took, outcome, steps } => {
+                Verdict { outcome: outcome.clone(), since: *since, took: *took, steps: *steps }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     progress::Blocker,
     reason::Reason,
-    record::{Outcome, WorkKind},
+    record::{Outcome, Steps, WorkKind},
 };
 
 /// Exit code of a shutdown in which everything ended well and in time.
@@ -64,6 +64,9 @@ pub struct PhaseReport {
     pub entries: Vec<Entry>,
     /// What the phase still waited for at its deadline.
     pub survivors: Vec<Blocker>,
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+    pub(crate) steps: Steps,
 }
 
 /// What became of one hook, gate or task.
@@ -84,6 +87,9 @@ pub struct Entry {
     /// How long it took; for a gate, how long the phase waited for it.
     #[serde(rename = "took_ms", serialize_with = "ms")]
     pub took: Duration,
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+    pub(crate) steps: Steps,
 }
 
 /// How a phase ended.

@@ -14,7 +14,7 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, WorkKind},
+    record::{Outcome, Steps, WorkKind},
     report::{Entry, PhaseReport, PhaseStatus, Report},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
@@ -103,6 +103,7 @@ struct PhaseEnd {
     /// Their outcomes, and how long the phase waited for each.
     gates: Vec<(String, Outcome, Duration)>,
     survivors: Vec<Blocker>,
+    steps: Steps,
 }
 
 /// Starts each phase when its predecessors are over. Stops short when the shutdown is aborted.
@@ -155,6 +156,7 @@ impl PhaseEnd {
             budget: Duration::ZERO,
             gates: Vec::new(),
             survivors: Vec::new(),
+            steps: Steps::default(),
         }
     }
 
@@ -205,7 +207,8 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
     let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
-    Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
+    let steps = Steps { first: Some(phase_run.first_step), last: Some(phase_run.step()) };
+    Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors, steps })
 }
 
 /// Starts the hooks: all at once, or one after the other, the last registered first.
@@ -306,6 +309,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             started_after: verdict.since.map(after),
             took: verdict.took,
             outcome: verdict.outcome,
+            steps: verdict.steps,
         }
     });
     let gates = end.gates.iter().map(|(name, outcome, took)| Entry {
@@ -314,6 +318,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         started_after: Some(after(end.started)),
         took: *took,
         outcome: outcome.clone(),
+        steps: end.steps,
     });
     PhaseReport {
         name: phase.config.name.to_string(),
@@ -323,5 +328,6 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         budget: end.budget,
         entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
+        steps: end.steps,
     }
 }

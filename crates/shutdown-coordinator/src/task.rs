@@ -144,7 +144,7 @@ impl TaskTable {
 
     fn register(self: &Arc<Self>, name: Name, guard: Guard) -> Ticket {
         let record = Arc::new(Record::new(name, WorkKind::Task));
-        record.start();
+        record.start(0);
         let mut entries = lock(&self.entries);
         entries.last_id += 1;
         let id = entries.last_id;
@@ -219,13 +219,13 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut entries = lock(&self.table.entries);
-        let deadline = entries.run.as_ref().map(|run| run.deadline());
-        match deadline {
-            Some(deadline) => {
+        match entries.run.clone() {
+            Some(run) => {
                 // Dropped unfinished: before the deadline by its owner, which is an end like another; later by us.
-                let aborted = if Instant::now() < deadline { Outcome::Ok } else { Outcome::TimedOut { late_by: None } };
+                let aborted =
+                    if Instant::now() < run.deadline() { Outcome::Ok } else { Outcome::TimedOut { late_by: None } };
                 if let Some(entry) = entries.by_id.get(&self.id) {
-                    entry.record.finish(self.outcome.take().unwrap_or(aborted), deadline);
+                    entry.record.finish(self.outcome.take().unwrap_or(aborted), &run);
                 }
             }
             None => {
