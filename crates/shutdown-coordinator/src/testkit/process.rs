@@ -280,7 +280,7 @@ impl Drop for Process {
 /// A shell in a group of its own that kills the process's group when the test is gone: then its input ends.
 fn guard(pid: Pid) -> io::Result<std::process::Child> {
     std::process::Command::new("/bin/sh")
-        .args(["-c", "read -r _; kill -9 -- \"-$1\"", "guardian", &pid.to_string()])
+        .args(["-c", "read -r _; kill -s KILL -- \"-$1\"", "guardian", &pid.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
