@@ -29,7 +29,7 @@ const SETTLE: usize = 256;
 
 /// Runs a coordinator and drives it step by step, under a clock that passes only while everything waits.
 ///
-/// For `#[tokio::test(start_paused = true)]`; see [the module](super#time) for what that clock does. Every wait is
+/// For `#[tokio::test(start_paused = true)]`; see [Time](super#time) for what that clock does. Every wait is
 /// bounded: by the shutdown's deadline plus an hour of the test's clock, and all of them by a minute of the real one,
 /// should something spin or the clock not be paused. What blocks the thread itself blocks the test as well.
 #[derive(Debug)]
