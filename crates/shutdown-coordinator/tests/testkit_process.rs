@@ -1,6 +1,6 @@
 //! The test kit's processes and named points keep their promises, that of failing helpfully among them.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::as_conversions, reason = "tests")]
 
 mod common;
 
