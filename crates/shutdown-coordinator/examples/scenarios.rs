@@ -208,8 +208,9 @@ async fn order() -> Report {
         println!("sent");
     };
     handle.on(drain, "say", |_| async { println!("draining") }).unwrap();
+    println!("ready");
     handle.spawn(drain, "order", order).unwrap();
-    finish(coordinator).await
+    coordinator.run().await
 }
 
 /// A test that is killed while a process of its own runs.

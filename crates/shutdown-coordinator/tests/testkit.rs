@@ -306,6 +306,9 @@ mod assertions {
         assert_says(&complaint(|| _ = phase(&report, "none")), &["no phase is called \"none\""]);
         assert_says(&complaint(|| assert_order(&report, ["drain", "persist"])), &["2 times", "phase/name"]);
         let unclean = complaint(|| assert_clean(&report));
-        assert_says(&unclean, &["hook \"say\": failed: mute", "unclean: two orders are open", "exit code 75"]);
+        assert_says(
+            &unclean,
+            &["\n  hook \"say\": failed: mute\n", "\n  unclean: two orders are open\n", "exit code 75"],
+        );
     }
 }

@@ -220,7 +220,17 @@ async fn a_process_can_be_killed_while_it_is_held() {
     let held = points.reached("sent").await.unwrap();
     assert_eq!(process.kill().await.unwrap(), Exit::Signal(9));
     held.release();
-    // The dead one is not mistaken for the next, whoever of them waited longer.
+}
+
+#[tokio::test]
+async fn one_that_died_while_it_waited_is_not_handed_out() {
+    let points = Points::new().unwrap();
+    points.arm("sent");
+    let mut dead = order(&points).await;
+    while points.hits("sent") == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(dead.kill().await.unwrap(), Exit::Signal(9));
     let mut next = order(&points).await;
     let held = points.reached("sent").await.unwrap();
     assert_eq!(held.pid(), next.pid());
