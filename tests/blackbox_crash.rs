@@ -17,6 +17,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shutdown_coordinator::testkit::Exit;
 use support::server::{Robot, signal_body};
 use support::{Installation, Load, Server, eventually};
 use tokio::time::{Instant, timeout};
@@ -111,14 +112,16 @@ async fn an_order_that_the_venue_filled_while_we_were_dead_is_booked_at_the_next
 async fn a_signal_is_answered_only_after_it_is_durable() {
     for (point, durable) in [("p2", false), ("p3", true)] {
         let mut installation = Installation::new();
+        let points = installation.points();
         let server = installation.start().await;
         let robot = server.robot("durable").await;
-        server.failpoint(point, "pause").await;
+        points.arm(point);
         let (client, target) = (server.client(), robot.id);
         let mut sending = tokio::task::JoinSet::new();
         sending.spawn(async move { client.post_keyed("/api/signals", "once", &signal_body(target)).await });
-        server.wait_paused(point).await;
+        let _held = points.reached(point).await.unwrap();
         server.sigkill().await;
+        points.disarm(point);
         let answer = sending.join_next().await.unwrap().unwrap();
         assert!(answer.is_err(), "{point}: answered before its time: {answer:?}");
 
@@ -171,7 +174,7 @@ async fn a_second_process_on_the_same_data_directory_is_refused() {
     let mut installation = Installation::new();
     let mut first = installation.start().await;
     let (exit, words) = installation.start_refused().await;
-    assert_eq!(exit.code, Some(4), "{words}");
+    assert_eq!(exit, Exit::Code(4), "{words}");
     assert!(first.is_running());
     eventually(Duration::from_secs(5), "the first goes on", async || {
         first.client().get("/api/health/ready").await.ok()

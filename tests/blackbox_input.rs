@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use shutdown_coordinator::testkit::Exit;
 use support::server::{list, signal_body};
 use support::{Installation, Load, Server};
 
@@ -166,7 +167,7 @@ async fn the_same_idempotency_key_across_a_restart_names_the_same_order() {
 /// One line for people, naming what is wrong, and the exit code of its kind.
 async fn assert_refuses(installation: &Installation, code: i32, names: &str) {
     let (exit, words) = installation.start_refused().await;
-    assert_eq!(exit.code, Some(code), "{words}");
+    assert_eq!(exit, Exit::Code(code), "{words}");
     assert!(words.contains(names), "it does not name {names}:\n{words}");
     assert!(!words.contains("panicked") && !words.contains("stack backtrace"), "{words}");
 }

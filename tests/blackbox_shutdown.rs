@@ -18,11 +18,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use shutdown_coordinator::testkit::{Exit, Signal};
 use support::server::signal_body;
 use support::websocket::Ended;
-use support::{Exit, Installation, Load, Socket, eventually, within};
+use support::{CLEAN, Installation, Load, Socket, UNCLEAN, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -43,7 +43,7 @@ async fn an_idle_server_ends_with_0_and_leaves_a_report() {
     let mut installation = Installation::new();
     let mut server = installation.start().await;
     server.sigterm();
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN);
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN);
     let report = installation.report();
     assert_eq!(unresolved(&report), BTreeSet::new());
     for phase in [
@@ -72,7 +72,7 @@ async fn sigterm_under_load_loses_no_acknowledged_signal() {
     tasks.spawn(async move { sender.run(&client, &target, 8, 100_000).await });
     eventually(Duration::from_secs(10), "signals are answered", async || (load.answered() >= 50).then_some(())).await;
     server.sigterm();
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN, "{}", server.stdout());
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN, "{}", server.stdout());
     within(Duration::from_secs(25), "the senders end", tasks.join_next()).await.unwrap().unwrap();
     installation.assert_recovers_clean(Some(load.path()), "after a shutdown under load").await;
 }
@@ -100,7 +100,7 @@ async fn while_it_drains_it_is_alive_and_not_ready_and_new_signals_get_503_with_
     assert!(refused.header("retry-after").is_some(), "a 503 must say when to try again: {refused:?}");
     assert_eq!(refused.header("connection"), Some("close"), "each answer is the last on its connection: {refused:?}");
     server.set_faults(json!({})).await;
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN, "{}", server.stdout());
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN, "{}", server.stdout());
     let server = installation.start().await;
     for key in ["before", "held"] {
         let again = server.signal(&robot, key).await.unwrap().ok();
@@ -124,7 +124,7 @@ async fn during_the_hold_it_is_not_ready_and_still_takes_signals() {
     eventually(Duration::from_secs(2), "readiness turns 503", not_ready).await;
     // Load balancers have not seen it yet: nobody who is still sent here is turned away.
     server.signal(&robot, "in-the-hold").await.unwrap().ok();
-    assert_eq!(server.wait_exit(BUDGET + Duration::from_secs(2)).await, Exit::CLEAN);
+    assert_eq!(server.wait_exit(BUDGET + Duration::from_secs(2)).await, CLEAN);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn silent_venue(mut installation: Installation, limit: Duration) {
     server.sigterm();
     let at = Instant::now();
     let exit = server.wait_exit(limit).await;
-    assert_eq!(exit, Exit::UNCLEAN, "after {:?}\n{}", at.elapsed(), server.stdout());
+    assert_eq!(exit, UNCLEAN, "after {:?}\n{}", at.elapsed(), server.stdout());
     assert_eq!(unresolved(&installation.report()), BTreeSet::from([id.clone()]));
     assert!(server.stdout().contains(&id), "the table names the order:\n{}", server.stdout());
 
@@ -177,7 +177,7 @@ async fn a_second_sigterm_shortens_the_drain_and_still_persists() {
     server.sigterm();
     let exit = server.wait_exit(Duration::from_secs(6)).await;
     // 128 + SIGTERM: forced.
-    assert_eq!(exit, Exit::with(143), "{}", server.stdout());
+    assert_eq!(exit, Exit::Code(143), "{}", server.stdout());
     let id = made["orders"][0].as_str().unwrap().to_owned();
     assert_eq!(unresolved(&installation.report()), BTreeSet::from([id]));
     installation.assert_recovers_clean(None, "after two SIGTERMs").await;
@@ -188,7 +188,7 @@ async fn sighup_does_not_end_the_process() {
     let mut installation = Installation::new();
     let mut server = installation.start().await;
     for _ in 0..3 {
-        server.signal_process(Signal::SIGHUP);
+        server.signal_process(Signal::Hup);
         assert!(!server.exits_within(Duration::from_millis(150)).await, "SIGHUP ended it");
     }
     server.wait_ready().await;
@@ -207,8 +207,8 @@ async fn sigterm_every_10_ms_through_start_up_never_leaves_a_half_made_data_dire
         server.sigterm();
         let exit = server.wait_exit(BUDGET).await;
         // Before the handler is installed the default action ends it, which is as good.
-        let default_action = Exit { code: None, signal: Some(15) };
-        assert!(exit == Exit::CLEAN || exit == default_action, "after {delay_ms} ms: {exit:?}\n{}", server.stderr());
+        let default_action = Exit::Signal(15);
+        assert!(exit == CLEAN || exit == default_action, "after {delay_ms} ms: {exit:?}\n{}", server.stderr());
         if was_ready && born.elapsed() > Duration::from_millis(100) {
             break;
         }
@@ -264,7 +264,7 @@ async fn two_hundred_websockets_half_sent_requests_and_idle_connections_do_not_h
         let end = end.unwrap();
         assert!(matches!(end, Ended::Closed(1001 | 1012, _)), "a websocket ended with {end:?}");
     }
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN, "{}", server.stdout());
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN, "{}", server.stdout());
 }
 
 #[tokio::test]
@@ -273,11 +273,11 @@ async fn a_shutdown_asked_for_over_http_is_the_same_shutdown() {
     let mut server = installation.start().await;
     assert_eq!(server.client().anonymous().post("/api/shutdown", &json!({})).await.unwrap().status, 401);
     server.client().post("/api/shutdown", &json!({})).await.unwrap().ok();
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN);
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN);
 
     let mut server = installation.start().await;
     server.admin().post("/shutdown", &json!({"reason": "a test"})).await.unwrap().ok();
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN);
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN);
 }
 
 /// SIGTERM while an order is held at each point of its life (P0 to P7 in docs/architecture.md), twice: the point is let go
@@ -288,30 +288,32 @@ mod at_each_point {
 
     async fn sigterm_at(point: &str, let_go: bool) {
         let mut installation = Installation::new();
+        let points = installation.points();
         let load = Load::new(&installation.scratch("answered"), point);
         let mut server = installation.start().await;
         let robot = server.robot("held").await;
-        server.failpoint(point, "pause").await;
+        points.arm(point);
         let client = server.client();
         let (sender, target) = (load.clone(), robot.clone());
         let mut sending = JoinSet::new();
         sending.spawn(async move { sender.send(&client, &target).await });
-        server.wait_paused(point).await;
+        let held = points.reached(point).await.unwrap();
         server.sigterm();
         server.wait_draining().await;
         if let_go {
-            // From p5 on the stream may tell how the order ended before this arrives: then the server has finished already.
-            let _gone = server.admin().post("/failpoints", &json!({"name": point, "action": "off"})).await.is_err();
+            points.disarm(point);
         }
+        let _never_let_go = (!let_go).then_some(held);
         let exit = server.wait_exit(BUDGET).await;
         within(BUDGET, "the sender hears something", sending.join_next()).await.unwrap().unwrap();
         if let_go {
-            assert_eq!(exit, Exit::CLEAN, "{point} was let go, so it finishes\n{}", server.stdout());
+            assert_eq!(exit, CLEAN, "{point} was let go, so it finishes\n{}", server.stdout());
         } else {
             let named = unresolved(&installation.report());
-            assert!(exit == Exit::CLEAN || exit == Exit::UNCLEAN, "{point}: {exit:?}\n{}", server.stdout());
-            assert!(named.is_empty() || exit == Exit::UNCLEAN, "{point}: {named:?} are open, and it says {exit:?}");
+            assert!(exit == CLEAN || exit == UNCLEAN, "{point}: {exit:?}\n{}", server.stdout());
+            assert!(named.is_empty() || exit == UNCLEAN, "{point}: {named:?} are open, and it says {exit:?}");
         }
+        points.disarm(point);
         // Sending the same signal again is safe, and afterwards there is exactly one order.
         let server = installation.start().await;
         let key = format!("{point}-0");

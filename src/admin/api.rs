@@ -82,9 +82,6 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/plan", get(|State(state): State<AdminState>| async move { Json((state.plan)()) }));
     if surface == Surface::Socket {
         router = router.route("/shutdown", post(shutdown));
-        if cfg!(feature = "failpoints") {
-            router = router.route("/failpoints", get(failpoints).post(set_failpoint));
-        }
         if state.faults.is_some() {
             router = router.route("/faults", get(faults).post(set_faults));
         }
@@ -154,25 +151,6 @@ pub(super) struct ShutdownRequest {
 async fn shutdown(State(state): State<AdminState>, Json(request): Json<ShutdownRequest>) -> Response {
     let started = (state.shutdown)(request.reason);
     (StatusCode::ACCEPTED, Json(json!({ "started": started }))).into_response()
-}
-
-/// The body of `POST /failpoints`, which only binaries built for tests have.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Failpoint {
-    name: String,
-    action: String,
-}
-
-async fn failpoints() -> Response {
-    Json(json!({ "hits": crate::failpoints::hits() })).into_response()
-}
-
-async fn set_failpoint(Json(point): Json<Failpoint>) -> Response {
-    match crate::failpoints::set(&point.name, &point.action) {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": why }))).into_response(),
-    }
 }
 
 async fn faults(State(state): State<AdminState>) -> Response {

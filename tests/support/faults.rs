@@ -1,4 +1,4 @@
-//! Making the venue misbehave, and pausing an order at a named point of its life.
+//! Making the venue misbehave.
 
 use std::time::Duration;
 
@@ -28,20 +28,5 @@ impl Server {
     pub(crate) async fn wait_fired(&self, fault: &str) {
         let fired = async || (self.fired(fault).await > 0).then_some(());
         eventually(Duration::from_secs(5), format!("{fault} fires"), fired).await;
-    }
-
-    /// Sets a failpoint: `pause` or `off`.
-    pub(crate) async fn failpoint(&self, name: &str, action: &str) {
-        self.admin().post("/failpoints", &json!({"name": name, "action": action})).await.unwrap().ok();
-    }
-
-    /// Waits until an order is paused at a failpoint.
-    pub(crate) async fn wait_paused(&self, name: &str) {
-        let admin = self.admin();
-        let paused = async || {
-            let answer = admin.get("/failpoints").await.ok()?.json();
-            answer.pointer(&format!("/hits/{name}")).and_then(Value::as_u64).filter(|hits| *hits > 0)
-        };
-        eventually(Duration::from_secs(5), format!("an order reaches {name}"), paused).await;
     }
 }

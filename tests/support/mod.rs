@@ -24,6 +24,6 @@ pub(crate) mod websocket;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use load::Load;
-pub(crate) use server::{Exit, Installation, Server};
+pub(crate) use server::{CLEAN, Installation, Server, UNCLEAN};
 pub(crate) use wait::{eventually, within};
 pub(crate) use websocket::Socket;

@@ -2,20 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
+use shutdown_coordinator::testkit::{Exit, Points, Process, Signal};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::process::Command;
 
 use super::audit::{Verdict, audit};
 use super::client::KeptAlive;
@@ -23,8 +16,10 @@ use super::{Client, Socket, eventually, within};
 
 /// How long a start may take, recovery included, on a busy machine.
 const READY: Duration = Duration::from_secs(20);
-/// How many lines of a process's own words a failure shows.
-const SHOWN_LINES: usize = 60;
+/// After a clean shutdown.
+pub(crate) const CLEAN: Exit = Exit::Code(0);
+/// Orders are left UNKNOWN, or a phase did not finish.
+pub(crate) const UNCLEAN: Exit = Exit::Code(75);
 /// Short enough for tests, in the same proportions as the defaults. See `ShutdownConfig`.
 const QUICK: &[(&str, &str)] = &[
     ("HOTGO__VENUE__RECV_WINDOW_MS", "300"),
@@ -53,31 +48,6 @@ pub(crate) struct Installation {
     token: Option<String>,
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
-}
-
-impl Exit {
-    /// 0, as after a clean shutdown.
-    pub(crate) const CLEAN: Self = Self { code: Some(0), signal: None };
-    /// 75: orders are left UNKNOWN, or a phase did not finish.
-    pub(crate) const UNCLEAN: Self = Self { code: Some(75), signal: None };
-
-    /// With this exit code.
-    pub(crate) fn with(code: i32) -> Self {
-        Self { code: Some(code), signal: None }
-    }
-}
-
-impl From<ExitStatus> for Exit {
-    fn from(status: ExitStatus) -> Self {
-        Self { code: status.code(), signal: status.signal() }
-    }
-}
-
 impl Installation {
     /// An empty data directory, quick time-outs, faults allowed.
     pub(crate) fn new() -> Self {
@@ -95,6 +65,14 @@ impl Installation {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Points at which its processes are held.
+    pub(crate) fn points(&mut self) -> Points {
+        let points = Points::new().unwrap();
+        let (name, socket) = points.env();
+        self.set(name, socket.to_str().unwrap());
+        points
     }
 
     /// The command line's further arguments.
@@ -165,47 +143,9 @@ impl Installation {
     }
 }
 
-/// The lines of one output, growing.
-#[derive(Debug, Clone)]
-struct Lines(watch::Receiver<Vec<String>>);
-
-impl Lines {
-    fn follow(tasks: &mut JoinSet<()>, source: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let (sender, receiver) = watch::channel(Vec::new());
-        tasks.spawn(async move {
-            let mut lines = BufReader::new(source).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                sender.send_modify(|known| known.push(line));
-            }
-        });
-        Self(receiver)
-    }
-
-    /// The rest of the first line that begins so, as soon as there is one; `None` if the output ends without it.
-    async fn after(&mut self, prefix: &str) -> Option<String> {
-        let found = |lines: &Vec<String>| lines.iter().find_map(|line| line.strip_prefix(prefix).map(str::to_owned));
-        loop {
-            if let Some(rest) = found(&self.0.borrow_and_update()) {
-                return Some(rest);
-            }
-            if self.0.changed().await.is_err() {
-                return found(&self.0.borrow());
-            }
-        }
-    }
-
-    fn text(&self, at_most: usize) -> String {
-        let lines = self.0.borrow();
-        lines.get(lines.len().saturating_sub(at_most)..).unwrap_or_default().join("\n")
-    }
-}
-
 /// One process of the server. Dropping it kills that process, and no other.
 pub(crate) struct Server {
-    child: Child,
-    stdout: Lines,
-    stderr: Lines,
-    readers: JoinSet<()>,
+    process: Process,
     address: Option<SocketAddr>,
     token: Option<String>,
     data_dir: PathBuf,
@@ -227,25 +167,16 @@ impl Server {
             .arg(installation.data_dir())
             .args(&installation.arguments)
             .envs(installation.settings.iter().map(|(name, value)| (name, value)))
-            .current_dir(installation.directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command.spawn().unwrap();
-        let mut readers = JoinSet::new();
-        let stdout = Lines::follow(&mut readers, child.stdout.take().unwrap());
-        let stderr = Lines::follow(&mut readers, child.stderr.take().unwrap());
-        let data_dir = installation.data_dir();
-        let token = installation.token.clone();
-        Self { child, stdout, stderr, readers, address: None, token, data_dir }
+            .current_dir(installation.directory.path());
+        let process = Process::start(command).unwrap().patience(READY);
+        Self { process, address: None, token: installation.token.clone(), data_dir: installation.data_dir() }
     }
 
     /// Waits until it says where it listens.
     pub(crate) async fn wait_listening(&mut self) {
-        let said = within(READY, "it says where it listens", self.stdout.after("listening on http://")).await;
-        let said = said.unwrap_or_else(|| panic!("it ended before it listened"));
-        self.address = Some(said.trim().parse().unwrap());
+        let address =
+            |line: &str| line.strip_prefix("listening on http://").map(|address| address.trim().parse().unwrap());
+        self.address = Some(self.process.find_line("where it listens", address).await.unwrap());
     }
 
     /// Waits until it calls itself ready.
@@ -258,7 +189,7 @@ impl Server {
     /// The admin token, if this start has shown one.
     fn token_shown(&self) -> Option<String> {
         let prefix = "admin token (shown once): ";
-        self.stdout.0.borrow().iter().find_map(|line| line.strip_prefix(prefix).map(|token| token.trim().to_owned()))
+        self.stdout().lines().find_map(|line| line.strip_prefix(prefix).map(|token| token.trim().to_owned()))
     }
 
     /// Where it listens.
@@ -269,11 +200,6 @@ impl Server {
     /// The admin's token.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().unwrap()
-    }
-
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id().unwrap()
     }
 
     /// The REST API, as the admin.
@@ -320,47 +246,38 @@ impl Server {
 
     /// Everything it logged.
     pub(crate) fn stderr(&self) -> String {
-        self.stderr.text(usize::MAX)
+        self.process.stderr()
     }
 
     /// Everything it printed.
     pub(crate) fn stdout(&self) -> String {
-        self.stdout.text(usize::MAX)
+        self.process.stdout()
     }
 
     /// Sends a signal to this process only. One that has ended already gets none.
     pub(crate) fn signal_process(&self, signal: Signal) {
-        if let Some(pid) = self.child.id() {
-            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal);
-        }
+        let _ended = self.process.signal(signal);
     }
 
     /// SIGTERM.
     pub(crate) fn sigterm(&self) {
-        self.signal_process(Signal::SIGTERM);
+        self.signal_process(Signal::Term);
     }
 
     /// SIGKILL, and waits until it is gone.
     pub(crate) async fn sigkill(mut self) {
-        self.signal_process(Signal::SIGKILL);
-        let exit = self.wait_exit(Duration::from_secs(5)).await;
-        assert_eq!(exit.signal, Some(9), "killed, but it ended otherwise: {exit:?}");
+        let exit = self.process.kill().await.unwrap();
+        assert_eq!(exit, Exit::Signal(9), "killed, but it ended otherwise");
     }
 
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.process.is_running().unwrap()
     }
 
     /// Waits for its end.
     pub(crate) async fn wait_exit(&mut self, limit: Duration) -> Exit {
-        let Ok(status) = timeout(limit, self.child.wait()).await else {
-            panic!("process {:?} still runs after {limit:?}", self.child.id());
-        };
-        // The pipes close with the process: what it said is complete once the readers are done.
-        let silent = async { while self.readers.join_next().await.is_some() {} };
-        within(Duration::from_secs(2), "its output ends", silent).await;
-        Exit::from(status.unwrap())
+        self.process.exit_within(limit).await.unwrap()
     }
 
     /// Waits until the shutdown has begun, by its own words or because nothing answers any more.
@@ -389,21 +306,12 @@ impl Server {
     pub(crate) async fn assert_stops_clean(mut self) {
         self.sigterm();
         let exit = self.wait_exit(Duration::from_secs(15)).await;
-        assert_eq!(exit, Exit::CLEAN, "{}", self.stdout());
+        assert_eq!(exit, CLEAN, "{}", self.stdout());
     }
 
     /// Whether it ends by itself within this time.
     pub(crate) async fn exits_within(&mut self, limit: Duration) -> bool {
-        timeout(limit, self.child.wait()).await.is_ok()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- stdout of the server:\n{}", self.stdout.text(SHOWN_LINES));
-            eprintln!("--- stderr of the server:\n{}", self.stderr.text(SHOWN_LINES));
-        }
+        self.process.exit_within(limit).await.is_ok()
     }
 }
 

@@ -6,14 +6,26 @@
     reason = "a test program, which speaks through its standard output and is meant to fail loudly"
 )]
 
-use std::{env, process::ExitCode, thread, time::Duration};
+use std::{
+    env,
+    process::{ExitCode, abort},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use shutdown_coordinator::{Builder, PhaseId, Report, ShutdownCoordinator, ShutdownHandle, SignalPolicy, run_main};
+use shutdown_coordinator::{
+    Builder, PhaseId, Reason, Report, ShutdownCoordinator, ShutdownHandle, SignalPolicy,
+    points::{point, point_blocking},
+    run_main,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let scenario = env::args().nth(1).unwrap();
+    if scenario == "no-handlers" {
+        return no_handlers();
+    }
     run_main(SECOND, async move {
         match &*scenario {
             "clean" => clean().await,
@@ -23,6 +35,12 @@ fn main() -> ExitCode {
             "starved" => starved().await,
             "leaky" => leaky().await,
             "start-up" => start_up().await,
+            "dropped" => dropped().await,
+            "abort-on-panic" => abort_on_panic().await,
+            "clocked" => clocked().await,
+            "order" => order().await,
+            #[cfg(unix)]
+            "parent" => parent().await,
             other => panic!("no scenario {other}"),
         }
     })
@@ -122,6 +140,87 @@ async fn start_up() -> Report {
     let report = coordinator.run().await;
     println!("{}", report.to_json());
     report
+}
+
+/// The signal handlers cannot be installed, since the caller has left no file descriptors.
+fn no_handlers() -> ExitCode {
+    let builder = ShutdownCoordinator::builder().signals(SignalPolicy::default());
+    match builder.build() {
+        Ok(_) => println!("built"),
+        Err(error) => println!("{error:?}"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// The run is dropped midway, and nobody notices.
+async fn dropped() -> Report {
+    let (coordinator, handle, drain) =
+        two_phases(|builder| builder.deadline(SECOND).watchdog(Duration::from_millis(300)));
+    let _guard = handle.gate(drain, "orders").enter_named("order 1").unwrap();
+    handle.trigger(Reason::Manual("test".to_owned()));
+    let draining = handle.token(drain);
+    tokio::select! {
+        _ = coordinator.run() => {}
+        () = draining.cancelled() => println!("dropped"),
+    }
+    std::future::pending().await
+}
+
+/// What `panic = "abort"` does: whatever panics, hooks included, ends the process at once.
+async fn abort_on_panic() -> Report {
+    std::panic::set_hook(Box::new(|_| abort()));
+    let (coordinator, handle, drain) = two_phases(|builder| builder);
+    let panics = |_| async { assert!(env::args().count() == 0, "on purpose") };
+    handle.on(drain, "panics", panics).unwrap();
+    finish(coordinator).await
+}
+
+/// The drain lasts two seconds, in which the test moves the wall clock.
+async fn clocked() -> Report {
+    let mut builder = ShutdownCoordinator::builder();
+    let drain = builder.phase("drain").timeout(2 * SECOND).id();
+    let persist = builder.phase("persist").after(&[drain]).reserve(SECOND).id();
+    let (coordinator, handle) =
+        builder.deadline(20 * SECOND).watchdog(SECOND).signals(SignalPolicy::default()).build().unwrap();
+    let _guard = handle.gate(drain, "orders").enter().unwrap();
+    handle.on(drain, "say", |_| async { println!("{}", wall_clock_s()) }).unwrap();
+    handle.on(persist, "say", |_| async { println!("{}", wall_clock_s()) }).unwrap();
+    finish(coordinator).await
+}
+
+#[expect(clippy::disallowed_methods, reason = "shows that the test has moved it")]
+fn wall_clock_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// An order that passes three points, one of them on a thread that blocks.
+async fn order() -> Report {
+    let (coordinator, handle, drain) = two_phases(|builder| builder);
+    let order = async {
+        point("read").await;
+        println!("read");
+        let stored = || {
+            point_blocking("stored");
+            println!("stored");
+        };
+        tokio::task::spawn_blocking(stored).await.unwrap();
+        point("sent").await;
+        println!("sent");
+    };
+    handle.on(drain, "say", |_| async { println!("draining") }).unwrap();
+    println!("ready");
+    handle.spawn(drain, "order", order).unwrap();
+    coordinator.run().await
+}
+
+/// A test that is killed while a process of its own runs.
+#[cfg(unix)]
+async fn parent() -> Report {
+    let mut sleeper = tokio::process::Command::new("/bin/sh");
+    sleeper.args(["-c", "trap '' TERM; echo $$; sleep 1000 & wait"]);
+    let mut sleeper = shutdown_coordinator::testkit::Process::start(sleeper).unwrap();
+    println!("{}", sleeper.next_line().await.unwrap());
+    std::future::pending().await
 }
 
 fn block_for_ever() {

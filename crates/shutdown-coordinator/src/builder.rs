@@ -9,7 +9,7 @@ use crate::{
     phase::{self, CoordinatorId, FailurePolicy, PhaseConfig, PhaseId},
     run::ShutdownCoordinator,
     shared::{Limits, Shared},
-    signal::{self, SignalPolicy},
+    signal::{self, SignalPolicy, SignalRules},
     watchdog,
 };
 
@@ -102,12 +102,14 @@ pub struct Builder {
     phases: Vec<PhaseConfig>,
     limits: Limits,
     signals: Option<SignalPolicy>,
+    /// Off where a test simulates the signals.
+    install_handlers: bool,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
         let limits = Limits { deadline: DEFAULT_DEADLINE, grace: DEFAULT_GRACE, watchdog_margin: None };
-        Self { id: CoordinatorId::new(), phases: Vec::new(), limits, signals: None }
+        Self { id: CoordinatorId::new(), phases: Vec::new(), limits, signals: None, install_handlers: true }
     }
 
     /// A builder with the phases of a configuration file, which may come in any order.
@@ -154,6 +156,14 @@ impl Builder {
         self
     }
 
+    /// Keeps the policy of [`Builder::signals`] and installs no handler: signals come from
+    /// [`testkit::Drill::signal`](crate::testkit::Drill::signal) only, and Ctrl-C still ends the test run.
+    #[cfg(feature = "testkit")]
+    pub fn simulated_signals(mut self) -> Self {
+        self.install_handlers = false;
+        self
+    }
+
     /// Checks the description, installs the signal handlers and starts the watchdog's thread.
     ///
     /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
@@ -164,12 +174,13 @@ impl Builder {
             return Err(BuildError::WatchdogTooSoon { margin, overrun });
         }
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
-        let shared = Arc::new(Shared::new(self.id, phases, self.limits, alarm.clone()));
+        let rules = self.signals.map(|policy| Arc::new(SignalRules::new(policy)));
+        let shared = Arc::new(Shared::new(self.id, phases, self.limits, alarm.clone(), rules.clone()));
         if let Some(alarm) = alarm {
             watchdog::start(alarm, Arc::downgrade(&shared)).map_err(BuildError::Watchdog)?;
         }
-        if let Some(policy) = self.signals {
-            signal::install(policy, &shared).map_err(BuildError::Signals)?;
+        if let Some(rules) = rules.filter(|_| self.install_handlers) {
+            signal::install(rules, &shared).map_err(BuildError::Signals)?;
         }
         Ok((ShutdownCoordinator::new(Arc::clone(&shared)), ShutdownHandle::new(shared)))
     }

@@ -206,7 +206,7 @@ impl ShutdownHandle {
         self.shared.plan()
     }
 
-    #[cfg(feature = "axum")]
+    #[cfg(any(feature = "axum", feature = "testkit"))]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

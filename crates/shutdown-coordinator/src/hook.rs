@@ -166,7 +166,7 @@ impl Work {
 /// and that before `unpolled` where the first poll was the end.
 pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard, unpolled: Guard) {
     let cx = HookContext { run: Arc::clone(&run), phase: Arc::clone(&phase), hook: slot.record.name.clone() };
-    slot.record.start();
+    slot.record.start(&phase);
     let ended_unpolled = match slot.work {
         Work::Async(work) => {
             let (outcome, unpolled) = run_async(work, cx, &run, &phase.abort, unpolled).await;

@@ -95,6 +95,7 @@ mod hook;
 mod main_helper;
 mod phase;
 mod plan;
+pub mod points;
 mod progress;
 mod reason;
 mod record;

@@ -2,7 +2,10 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -123,10 +126,19 @@ pub(crate) struct PhaseRun {
     pub(crate) hooks: Gate,
     /// One guard per hook that has not been polled.
     pub(crate) unpolled: Gate,
+    /// Which step of the run its start was.
+    pub(crate) first_step: u64,
+    steps: Arc<AtomicU64>,
 }
 
 impl PhaseRun {
-    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant, grace: Duration) -> Self {
+    pub(crate) fn new(
+        phase: &Phase,
+        started: Instant,
+        deadline: Instant,
+        grace: Duration,
+        steps: &Arc<AtomicU64>,
+    ) -> Self {
         Self {
             name: phase.config.name.clone(),
             started,
@@ -136,7 +148,14 @@ impl PhaseRun {
             abort: CancellationToken::new(),
             hooks: Gate::single(Name::Borrowed("hooks"), Arc::clone(&phase.drained)),
             unpolled: Gate::single(Name::Borrowed("unpolled"), Arc::clone(&phase.drained)),
+            first_step: next_step(steps),
+            steps: Arc::clone(steps),
         }
+    }
+
+    /// Counts a start or an end.
+    pub(crate) fn step(&self) -> u64 {
+        next_step(&self.steps)
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -228,4 +247,8 @@ fn longest_paths(configs: &[PhaseConfig]) -> Vec<Path> {
         }
     }
     paths
+}
+
+fn next_step(steps: &AtomicU64) -> u64 {
+    steps.fetch_add(1, Ordering::SeqCst) + 1
 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -109,6 +109,9 @@ pub(crate) struct Record {
     abort: OnceLock<AbortHandle>,
     /// Whether it was aborted by its phase or scope.
     aborted: AtomicBool,
+    /// See [`Steps`]; 0 for what has not happened.
+    first_step: AtomicU64,
+    last_step: AtomicU64,
 }
 
 enum Life {
@@ -133,12 +136,31 @@ struct End {
     outcome: Option<Outcome>,
 }
 
+/// Which steps of the run the start and the end of a phase or hook were: their order, also where the clock stands still.
+/// Counted from 1. Tasks have none.
+#[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+pub(crate) struct Steps {
+    pub(crate) first: Option<u64>,
+    pub(crate) last: Option<u64>,
+}
+
+/// Steps are no part of what a report says: they are not written, and one that is read back equals the one that was made.
+impl PartialEq for Steps {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Steps {}
+
 /// What is to be said of a hook or task.
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
     /// When it started, if it did.
     pub(crate) since: Option<Instant>,
     pub(crate) took: Duration,
+    pub(crate) steps: Steps,
 }
 
 impl Record {
@@ -153,11 +175,22 @@ impl Record {
     }
 
     fn new(name: Name, kind: WorkKind, number: u64, scope: usize, life: Life) -> Self {
-        let (life, abort, aborted) = (Mutex::new(life), OnceLock::new(), AtomicBool::new(false));
-        Self { name, kind, number, life, scope, abort, aborted }
+        Self {
+            name,
+            kind,
+            number,
+            life: Mutex::new(life),
+            scope,
+            abort: OnceLock::new(),
+            aborted: AtomicBool::new(false),
+            first_step: AtomicU64::new(0),
+            last_step: AtomicU64::new(0),
+        }
     }
 
-    pub(crate) fn start(&self) {
+    /// Notes the start of a hook.
+    pub(crate) fn start(&self, phase: &PhaseRun) {
+        self.first_step.store(phase.step(), SeqCst);
         *lock(&self.life) = Life::Running { since: Instant::now() };
     }
 
@@ -184,6 +217,7 @@ impl Record {
             (Outcome::Ok, late_by @ Some(_)) => Outcome::TimedOut { late_by },
             (outcome, _) => outcome,
         };
+        self.last_step.store(phase.step(), SeqCst);
         self.end_at(now, Some(outcome));
     }
 
@@ -222,10 +256,12 @@ impl Record {
 
     /// How it ended and how long it took, if the report were made now. `deadline` is that of its phase.
     pub(crate) fn verdict(&self, deadline: Instant) -> Verdict {
+        let step = |step: &AtomicU64| Some(step.load(SeqCst)).filter(|step| *step > 0);
+        let steps = Steps { first: step(&self.first_step), last: step(&self.last_step) };
         let end = match &*lock(&self.life) {
-            Life::Waiting => return Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+            Life::Waiting => return Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO, steps },
             Life::Running { since } => {
-                return Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() };
+                return Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed(), steps };
             }
             Life::Ok { since, at } => End { since: Some(*since), at: *at, outcome: Some(Outcome::Ok) },
             Life::Ended(end) => End::clone(end),
@@ -240,6 +276,7 @@ impl Record {
             None if end.at < deadline && !self.aborted.load(SeqCst) => Outcome::Ok,
             None => Outcome::TimedOut { late_by: None },
         };
-        Verdict { outcome, since: end.since, took: end.since.map_or(Duration::ZERO, |since| end.at - since) }
+        let took = end.since.map_or(Duration::ZERO, |since| end.at - since);
+        Verdict { outcome, since: end.since, took, steps }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, Verdict, WorkKind},
+    record::{Outcome, Steps, Verdict, WorkKind},
     report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
@@ -112,6 +112,7 @@ struct PhaseEnd {
     /// Their outcomes, and how long the phase waited for each.
     gates: Vec<(String, Outcome, Duration)>,
     survivors: Vec<Blocker>,
+    steps: Steps,
 }
 
 /// Starts each phase when its predecessors are over. Stops short when the shutdown is aborted.
@@ -166,6 +167,7 @@ impl PhaseEnd {
             budget: Duration::ZERO,
             gates: Vec::new(),
             survivors: Vec::new(),
+            steps: Steps::default(),
         }
     }
 
@@ -228,7 +230,8 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let gates = gates.iter().zip(ends).enumerate();
     let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late_gate(index), &phase_run)).collect();
     let (started, deadline) = (phase_run.started, phase_run.deadline());
-    Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors })
+    let steps = Steps { first: Some(phase_run.first_step), last: Some(phase_run.step()) };
+    Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors, steps })
 }
 
 /// Starts the hooks: all at once, or one after the other, the last registered first.
@@ -356,6 +359,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             ended_after: ended(&verdict).map(after),
             took: verdict.took,
             outcome: verdict.outcome,
+            steps: verdict.steps,
         }
     });
     let gates = end.gates.iter().map(|(name, outcome, took)| Entry {
@@ -365,6 +369,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         ended_after: (*outcome != Outcome::TimedOut { late_by: None }).then(|| after(end.started + *took)),
         took: *took,
         outcome: outcome.clone(),
+        steps: end.steps,
     });
     PhaseReport {
         name: phase.config.name.to_string(),
@@ -377,5 +382,6 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         hold: phase.config.hold,
         entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
+        steps: end.steps,
     }
 }

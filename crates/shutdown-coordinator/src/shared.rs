@@ -7,7 +7,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -27,6 +27,7 @@ use crate::{
     reason::{Reason, Trigger},
     record::{Record, WorkKind},
     report::{Note, PhaseStatus},
+    signal::SignalRules,
     sync::{later, lock},
     task::{RejectCause, Rejected},
     watchdog::Alarm,
@@ -58,6 +59,9 @@ pub(crate) struct Shared {
     triggered: Notify,
     progress: watch::Sender<Progress>,
     alarm: Option<Alarm>,
+    /// What signals do; `None` where nobody listens to them.
+    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+    pub(crate) signals: Option<Arc<SignalRules>>,
 }
 
 /// One shutdown, from its trigger to its end or abort.
@@ -72,6 +76,8 @@ pub(crate) struct RunCx {
     /// Cancelled when the shutdown is aborted.
     pub(crate) abandon: CancellationToken,
     pub(crate) notes: Mutex<Vec<Note>>,
+    /// Counts starts and ends, so that their order is known also where the clock stands still.
+    pub(crate) steps: Arc<AtomicU64>,
 }
 
 struct State {
@@ -109,7 +115,13 @@ pub(crate) struct StartedPhase {
 }
 
 impl Shared {
-    pub(crate) fn new(id: CoordinatorId, phases: Vec<Phase>, limits: Limits, alarm: Option<Alarm>) -> Self {
+    pub(crate) fn new(
+        id: CoordinatorId,
+        phases: Vec<Phase>,
+        limits: Limits,
+        alarm: Option<Alarm>,
+        signals: Option<Arc<SignalRules>>,
+    ) -> Self {
         let waiting = |phase: &Phase| PhaseProgress { name: phase.config.name.to_string(), stage: PhaseStage::Waiting };
         let progress = Progress {
             stage: RunStage::Serving,
@@ -138,6 +150,7 @@ impl Shared {
             triggered: Notify::new(),
             progress: watch::Sender::new(progress),
             alarm,
+            signals,
         }
     }
 
@@ -197,6 +210,7 @@ impl Shared {
             forced_by: OnceLock::new(),
             abandon: CancellationToken::new(),
             notes: Mutex::default(),
+            steps: Arc::default(),
         });
         if let (Some(alarm), Some(margin)) = (&self.alarm, self.limits.watchdog_margin) {
             alarm.arm(self.limits.deadline.saturating_add(margin));
@@ -305,7 +319,7 @@ impl Shared {
         let live = state.phases.get_mut(index)?;
         let now = Instant::now();
         let deadline = phase.deadline(now, run.deadline, run.force.is_cancelled());
-        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline, self.limits.grace));
+        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline, self.limits.grace, &run.steps));
         tracing::info!(phase = %phase.config.name, budget = ?(deadline - now), "phase begins");
         live.stage = Stage::Running(Arc::clone(&phase_run));
         live.close(phase);

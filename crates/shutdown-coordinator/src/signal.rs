@@ -1,10 +1,11 @@
 //! Signals, on a thread of their own.
 //!
 //! The thread has its own small runtime, so that a second signal is heard while hooks block every worker of the main one.
+//! What a signal does is decided by [`SignalRules`], for the real ones and for those that a test simulates.
 
 use std::{
     io,
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, Mutex, Weak, mpsc},
     thread,
     time::Duration,
 };
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     reason::{Reason, Trigger},
     shared::Shared,
+    sync::lock,
 };
 
 /// What signals do.
@@ -24,7 +26,7 @@ use crate::{
 #[must_use = "give it to `Builder::signals`"]
 pub struct SignalPolicy {
     hangup: Hangup,
-    quit: Quit,
+    pub(crate) quit: Quit,
     debounce: Duration,
 }
 
@@ -81,13 +83,80 @@ impl SignalPolicy {
     }
 }
 
+/// The numbers POSIX fixes, the same on every Unix that tokio supports.
+const SIGHUP: i32 = 1;
+const SIGQUIT: i32 = 3;
+
+/// What a signal did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "testkit"), expect(unreachable_pub, reason = "the test kit shows it"))]
+pub enum Reaction {
+    /// It started the shutdown.
+    Triggered,
+    /// It forced the shutdown, starting it if need be.
+    Forced,
+    /// It came within the debounce window of the one that started the shutdown, and did nothing.
+    Debounced,
+    /// It was counted as a reload.
+    Reloaded,
+    /// Nothing.
+    Ignored,
+}
+
+/// Decides what each signal does.
+pub(crate) struct SignalRules {
+    policy: SignalPolicy,
+    /// When a signal started the shutdown.
+    started: Mutex<Option<Instant>>,
+}
+
+impl SignalRules {
+    pub(crate) fn new(policy: SignalPolicy) -> Self {
+        Self { policy, started: Mutex::default() }
+    }
+
+    pub(crate) fn policy(&self) -> &SignalPolicy {
+        &self.policy
+    }
+
+    /// Does what the policy says about this signal.
+    pub(crate) fn hear(&self, number: i32, shared: &Shared) -> Reaction {
+        match (number, self.policy.hangup, self.policy.quit) {
+            (SIGHUP, Hangup::Reload, _) => {
+                shared.reloads.send_modify(|count| *count += 1);
+                Reaction::Reloaded
+            }
+            (SIGQUIT, _, Quit::Force) => {
+                shared.force(Reason::Signal(number));
+                Reaction::Forced
+            }
+            (SIGHUP, Hangup::Ignore, _) | (SIGQUIT, _, Quit::Ignore | Quit::Default) => Reaction::Ignored,
+            _ => self.terminate(Reason::Signal(number), shared),
+        }
+    }
+
+    fn terminate(&self, reason: Reason, shared: &Shared) -> Reaction {
+        let mut started = lock(&self.started);
+        if shared.trigger(reason.clone()) == Trigger::Started {
+            *started = Some(Instant::now());
+            return Reaction::Triggered;
+        }
+        if started.is_some_and(|started| started.elapsed() < self.policy.debounce) {
+            return Reaction::Debounced;
+        }
+        shared.force(reason);
+        Reaction::Forced
+    }
+}
+
 /// Installs the handlers and starts the thread. When this returns, no signal is lost any more.
-pub(crate) fn install(policy: SignalPolicy, shared: &Arc<Shared>) -> io::Result<()> {
+pub(crate) fn install(rules: Arc<SignalRules>, shared: &Arc<Shared>) -> io::Result<()> {
     let (installed, result) = mpsc::sync_channel(1);
     let gone = shared.gone.clone();
     let weak = Arc::downgrade(shared);
     thread::Builder::new().name("shutdown-signals".to_owned()).spawn(move || {
-        let listening = listen(&policy);
+        let listening = listen(rules.policy());
         let (runtime, signals) = match listening {
             Ok(listening) => listening,
             Err(error) => {
@@ -99,7 +168,7 @@ pub(crate) fn install(policy: SignalPolicy, shared: &Arc<Shared>) -> io::Result<
         runtime.block_on(async {
             tokio::select! {
                 () = gone.cancelled() => {}
-                () = signals.deliver(policy, weak) => {}
+                () = signals.deliver(&rules, weak) => {}
             }
         });
     })?;
@@ -112,15 +181,6 @@ fn listen(policy: &SignalPolicy) -> io::Result<(tokio::runtime::Runtime, Signals
     let signals = Signals::install(policy)?;
     drop(entered);
     Ok((runtime, signals))
-}
-
-/// Something arrived.
-enum Event {
-    /// SIGTERM, SIGINT or their like.
-    Terminate(i32),
-    Force(i32),
-    Reload,
-    Nothing,
 }
 
 #[cfg(unix)]
@@ -143,23 +203,15 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self, policy: &SignalPolicy) -> Event {
+    async fn next(&mut self) -> i32 {
         use tokio::signal::unix::SignalKind;
-        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        let quit = SignalKind::quit().as_raw_value();
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Terminate(terminate.as_raw_value()),
-            _ = self.interrupt.recv() => Event::Terminate(interrupt.as_raw_value()),
-            _ = self.hangup.recv() => match policy.hangup {
-                Hangup::Reload => Event::Reload,
-                Hangup::Ignore => Event::Nothing,
-            },
-            Some(()) = async { self.quit.as_mut()?.recv().await } => match policy.quit {
-                Quit::Force => Event::Force(quit),
-                Quit::Trigger => Event::Terminate(quit),
-                Quit::Ignore | Quit::Default => Event::Nothing,
-            },
-        }
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.hangup.recv() => SignalKind::hangup(),
+            Some(()) = async { self.quit.as_mut()?.recv().await } => SignalKind::quit(),
+        };
+        kind.as_raw_value()
     }
 }
 
@@ -179,38 +231,22 @@ impl Signals {
     }
 
     /// The C runtime's numbers: SIGINT is 2, SIGTERM is 15, SIGBREAK is 21.
-    async fn next(&mut self, _: &SignalPolicy) -> Event {
+    async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.interrupt.recv() => Event::Terminate(2),
-            _ = self.stop.recv() => Event::Terminate(21),
-            _ = self.close.recv() => Event::Terminate(15),
-            _ = self.shutdown.recv() => Event::Terminate(15),
+            _ = self.interrupt.recv() => 2,
+            _ = self.stop.recv() => 21,
+            _ = self.close.recv() => 15,
+            _ = self.shutdown.recv() => 15,
         }
     }
 }
 
 impl Signals {
-    async fn deliver(mut self, policy: SignalPolicy, shared: Weak<Shared>) {
-        let mut first: Option<Instant> = None;
+    async fn deliver(mut self, rules: &SignalRules, shared: Weak<Shared>) {
         loop {
-            let event = self.next(&policy).await;
+            let number = self.next().await;
             let Some(shared) = shared.upgrade() else { return };
-            match event {
-                Event::Terminate(number) => {
-                    let reason = Reason::Signal(number);
-                    if let Trigger::AlreadyRunning(_) = shared.trigger(reason.clone()) {
-                        let bounced = first.is_some_and(|first| first.elapsed() < policy.debounce);
-                        if !bounced {
-                            shared.force(reason);
-                        }
-                    } else {
-                        first = Some(Instant::now());
-                    }
-                }
-                Event::Force(number) => shared.force(Reason::Signal(number)),
-                Event::Reload => shared.reloads.send_modify(|count| *count += 1),
-                Event::Nothing => {}
-            }
+            rules.hear(number, &shared);
         }
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     progress::Blocker,
     reason::Reason,
-    record::{Outcome, WorkKind},
+    record::{Outcome, Steps, WorkKind},
 };
 
 pub(crate) use self::json::{Version, ms, optional_ms};
@@ -91,6 +91,9 @@ pub struct PhaseReport {
     pub entries: Vec<Entry>,
     /// What the phase still waited for at its deadline.
     pub survivors: Vec<Blocker>,
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+    pub(crate) steps: Steps,
 }
 
 /// What became of one hook, gate or task.
@@ -115,6 +118,9 @@ pub struct Entry {
     /// How long it took, for a task since it was spawned; for a gate, how long the phase waited for it.
     #[serde(rename = "took_ms", with = "ms")]
     pub took: Duration,
+    #[serde(skip)]
+    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
+    pub(crate) steps: Steps,
 }
 
 /// How a phase ended.

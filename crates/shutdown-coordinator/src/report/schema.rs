@@ -11,7 +11,7 @@ use super::{Entry, Note, PhaseReport, PhaseStatus, Report, Version};
 use crate::{
     progress::Blocker,
     reason::Reason,
-    record::{Outcome, WorkKind},
+    record::{Outcome, Steps, WorkKind},
 };
 
 const DOCUMENTATION: &str = include_str!("../../docs/report.md");
@@ -70,6 +70,7 @@ fn outcomes() -> Vec<Outcome> {
 /// In every phase every kind of entry in every state, and every kind of survivor.
 fn report(reason: Reason, forced_by: Option<Reason>) -> Report {
     let entry = |kind, outcome: &Outcome| Entry {
+        steps: Steps::default(),
         kind,
         name: "entry".to_owned(),
         outcome: outcome.clone(),
@@ -89,6 +90,7 @@ fn report(reason: Reason, forced_by: Option<Reason>) -> Report {
         kinds().into_iter().flat_map(|kind| outcomes().iter().map(|outcome| entry(kind, outcome)).collect::<Vec<_>>())
     };
     let phase = |status| PhaseReport {
+        steps: Steps::default(),
         name: format!("{status}"),
         after: vec!["other".to_owned()],
         status,

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "tests; no file uses all of it")]
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -57,4 +58,16 @@ impl Trace {
 /// Waits for an event, for at most ten seconds of real time.
 pub async fn soon<F: Future>(event: F) -> F::Output {
     tokio::time::timeout(secs(10), event).await.unwrap()
+}
+
+/// What an assertion says when it fails.
+pub fn complaint(assertion: impl FnOnce()) -> String {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(assertion)) else { panic!("the assertion should have failed") };
+    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| (*payload.downcast_ref::<&str>().unwrap()).to_owned())
+}
+
+pub fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
 }
