@@ -140,6 +140,8 @@ impl Builder {
     /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
     pub fn build(self) -> Result<(ShutdownCoordinator, ShutdownHandle), BuildError> {
         let phases = phase::prepare(self.phases, self.limits.deadline)?;
+        #[cfg(feature = "metrics")]
+        crate::metrics::describe();
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
         let shared = Arc::new(Shared::new(phases, self.limits, alarm.clone()));
         if let Some(alarm) = alarm {

@@ -190,6 +190,12 @@ impl ShutdownHandle {
         self.shared.plan()
     }
 
+    /// Sets the gauges that change with every guard. Call it before metrics are rendered. See [`metrics`](crate::metrics).
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        crate::metrics::publish(&self.shared);
+    }
+
     #[cfg(feature = "axum")]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared

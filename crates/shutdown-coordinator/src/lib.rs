@@ -76,6 +76,8 @@
 //! Gate: enter(), enter_named(name) -> Result<Guard, Closed>, is_closed(), held(), name()      Guard: fork()
 //! Report: exit_code() -> u8, is_clean(), survivors(), to_json() -> String, Display, Termination
 //! run_main(timeout, future) -> ExitCode
+//! systemd::Systemd: from_env(&handle), ready(status), status(text), reloading(), watch(future).await
+//! metrics: ShutdownHandle::publish_metrics()
 //! ```
 //!
 //! A hook returns `()` or a `Result` whose error can be displayed.
@@ -106,10 +108,10 @@ mod task;
 mod watchdog;
 
 #[cfg(feature = "metrics")]
-mod metrics;
+pub mod metrics;
 #[cfg(feature = "axum")]
 pub mod serve;
-#[cfg(feature = "systemd")]
+#[cfg(all(feature = "systemd", target_os = "linux"))]
 pub mod systemd;
 #[cfg(feature = "testkit")]
 pub mod testkit;

@@ -22,7 +22,7 @@ use crate::{
 
 /// How long an aborted hook may take to be dropped before it is given up as leaked. Only one that blocks its thread
 /// needs more.
-const ABORT_WAIT: Duration = Duration::from_millis(50);
+pub(crate) const ABORT_WAIT: Duration = Duration::from_millis(50);
 
 /// Owns the shutdown. There is one, and [`ShutdownCoordinator::run`] consumes it.
 #[must_use = "without `run` no shutdown ever happens"]
@@ -70,6 +70,8 @@ impl ShutdownCoordinator {
                 .collect(),
             notes: lock(&run.notes).clone(),
         };
+        #[cfg(feature = "metrics")]
+        crate::metrics::over(&report);
         tracing::info!(exit_code = report.exit_code(), took = ?report.took, clean = report.is_clean(), "shutdown is over");
         report
     }
@@ -204,7 +206,15 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    let gates: Vec<_> =
+        gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    #[cfg(feature = "metrics")]
+    if !run.abandon.is_cancelled() {
+        let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
+        let works = records.map(|record| (record.kind, record.verdict().outcome));
+        let works = works.chain(gates.iter().map(|(_, outcome, _)| (WorkKind::Gate, outcome.clone())));
+        crate::metrics::phase_over(&phase.config.name, status, took, works);
+    }
     Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
 }
 
