@@ -1,7 +1,7 @@
 //! A service under systemd; `systemd.service` beside this file is its unit.
 //!
 //! Its argument says what it does: `serve` (or nothing), or, for the tests, `slow` (work in hand takes 6 s to finish),
-//! `hang` (blocks every thread once it has been up for a second) or `mute` (is never ready).
+//! `hang` and `hang-stop` (block every worker, after a second or when the shutdown begins) or `mute` (is never ready).
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::{env, error::Error, process::ExitCode, thread, time::Duration};
@@ -29,7 +29,11 @@ async fn service(scenario: String) -> Result<Report, Box<dyn Error>> {
     handle.spawn(drain, "reload", reload(handle.clone(), drain, systemd.clone()))?;
     match &*scenario {
         "slow" => drop(handle.spawn(drain, "slow", finish_slowly(handle.clone(), work))?),
-        "hang" => drop(handle.spawn(drain, "hang", hang(handle.clone(), drain))?),
+        "hang" => drop(handle.spawn(drain, "hang", hang(handle.clone(), drain, sleep(SECOND)))?),
+        "hang-stop" => {
+            let begun = handle.begun();
+            drop(handle.spawn(drain, "hang", hang(handle.clone(), drain, begun.cancelled_owned()))?);
+        }
         _ => {}
     }
     if scenario != "mute" {
@@ -60,8 +64,8 @@ async fn finish_slowly(handle: ShutdownHandle, work: Gate) {
     sleep(6 * SECOND).await;
 }
 
-async fn hang(handle: ShutdownHandle, drain: PhaseId) {
-    sleep(SECOND).await;
+async fn hang(handle: ShutdownHandle, drain: PhaseId, when: impl Future<Output = ()>) {
+    when.await;
     let park = || async {
         loop {
             thread::park();

@@ -206,8 +206,7 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
     let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates: Vec<_> =
-        gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    let gates: Vec<_> = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
     #[cfg(feature = "metrics")]
     if !run.abandon.is_cancelled() {
         let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());

@@ -30,6 +30,10 @@
 //!
 //! systemd moves the end of its watchdog along with an extension, so each comes with a ping, which moves it back.
 //!
+//! A `systemctl daemon-reload` makes systemd forget extensions: a service that is past its `TimeoutStopSec` is killed then
+//! (seen with 252 and 254). So set `TimeoutStopSec` to the deadline and its margin where you can, and take the extension for
+//! what saves a unit whose author did not.
+//!
 //! # What a ping proves
 //!
 //! That a timer of the runtime fired, and that a worker took up and ran a new task. When every worker is blocked, or the
@@ -183,7 +187,7 @@ impl Systemd {
         let mut said = lock(&notifier.said);
         said.status = status.into();
         if !notifier.handle.is_shutting_down() {
-            notifier.socket.send(Message::new().status(&said.status));
+            notifier.socket.send(&Message::new().status(&said.status));
         }
     }
 
@@ -204,7 +208,7 @@ impl Systemd {
             Ok(now) => message = message.line(format!("MONOTONIC_USEC={}", Duration::from(now).as_micros())),
             Err(error) => tracing::warn!(%error, "no clock for systemd"),
         }
-        notifier.socket.send(message);
+        notifier.socket.send(&message);
         Reloading { notifier: Some(Arc::clone(notifier)) }
     }
 
@@ -295,7 +299,7 @@ impl Notifier {
         if self.ping_interval.is_some() && (alive || left.is_some()) {
             message = message.line("WATCHDOG=1");
         }
-        self.socket.send(message);
+        self.socket.send(&message);
     }
 
     /// There is no way back from STOPPING=1, and the status belongs to a shutdown while there is one.
@@ -305,7 +309,7 @@ impl Notifier {
         }
         let message = Message::new().line("READY=1");
         let aborting = said.shutting_down || self.handle.is_shutting_down();
-        self.socket.send(if aborting { message } else { message.status(&said.status) });
+        self.socket.send(&if aborting { message } else { message.status(&said.status) });
     }
 
     fn shutdown_status(&self, progress: &Progress) -> String {

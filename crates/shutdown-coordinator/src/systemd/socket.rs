@@ -40,7 +40,7 @@ impl NotifySocket {
         Ok(Self { socket, failing: AtomicBool::new(false) })
     }
 
-    pub(super) fn send(&self, message: Message) {
+    pub(super) fn send(&self, message: &Message) {
         if message.0.is_empty() {
             return;
         }
