@@ -20,7 +20,7 @@
 //! | `STOPPING=1` | when the first phase that is a point of no return starts, or, without one, when the shutdown is over. Not at the trigger: systemd knows no way back from it |
 //! | `STATUS` | [`Systemd::ready`], [`Systemd::status`]; in a shutdown, every second and at every step: the time left, the phase, what it has waited for longest |
 //! | `EXTEND_TIMEOUT_USEC` | with each `STATUS` of a shutdown, so that `TimeoutStopSec` may be shorter than the drain |
-//! | `WATCHDOG=1` | twice per `WatchdogSec`, once a task spawned for it has run; and with each `EXTEND_TIMEOUT_USEC` |
+//! | `WATCHDOG=1` | twice per `WatchdogSec`, by a timer of the runtime; and with each `EXTEND_TIMEOUT_USEC` |
 //!
 //! # How far the time is extended
 //!
@@ -36,9 +36,10 @@
 //!
 //! # What a ping proves
 //!
-//! That a timer of the runtime fired, and that a worker took up and ran a new task. When every worker is blocked, or the
-//! thread that awaits [`Systemd::watch`], pings stop and systemd ends the process (`Result=watchdog`). One worker that still runs is
-//! enough for a ping. Set `WatchdogSec` to some times the longest pause that is normal.
+//! That a worker of the runtime got round to its timers, which it does when it is idle or between tasks, and that
+//! [`Systemd::watch`] was polled. When every worker is blocked, or the thread that awaits `watch`, pings stop and systemd
+//! ends the process (`Result=watchdog`). One worker that still runs is enough for a ping. Set `WatchdogSec` to some times
+//! the longest pause that is normal.
 //!
 //! # The environment
 //!
@@ -62,10 +63,7 @@ use std::{
 };
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     handle::ShutdownHandle,
@@ -258,9 +256,6 @@ impl Notifier {
                     Some(interval) => sleep(interval).await,
                     None => pending().await,
                 }
-                let mut proof = JoinSet::new();
-                proof.spawn(async {});
-                proof.join_next().await;
             };
             alive = tokio::select! {
                 biased;
@@ -270,7 +265,7 @@ impl Notifier {
         }
     }
 
-    /// `alive`: a ping is due, and the runtime was seen to run.
+    /// `alive`: a timer fired, so a ping is due.
     fn tell(&self, progress: &Progress, alive: bool) {
         let mut message = Message::new();
         let mut said = lock(&self.said);
