@@ -111,7 +111,7 @@ mod watchdog;
 pub mod metrics;
 #[cfg(feature = "axum")]
 pub mod serve;
-#[cfg(all(feature = "systemd", target_os = "linux"))]
+#[cfg(all(feature = "systemd", unix))]
 pub mod systemd;
 #[cfg(feature = "testkit")]
 pub mod testkit;

@@ -59,9 +59,12 @@ impl Recorded {
 fn with_recorder<F: Future>(test: impl FnOnce(Snapshotter) -> F) -> F::Output {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     metrics::with_local_recorder(&recorder, || {
-        let output = runtime.block_on(test(snapshotter));
+        let output = runtime.block_on(async {
+            tokio::time::pause();
+            test(snapshotter).await
+        });
         runtime.shutdown_timeout(ms(100));
         output
     })

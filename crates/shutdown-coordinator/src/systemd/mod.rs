@@ -48,7 +48,7 @@
 //! variables are left in the environment for child processes to see (only `unsafe` code could remove them); units have `NotifyAccess=main` by default, which ignores
 //! children. Messages that cannot be sent later on are logged and do no harm.
 //!
-//! Linux only: elsewhere there is no such module.
+//! The module exists on Unix; only Linux has abstract sockets, and systemd.
 
 mod socket;
 

@@ -3,12 +3,9 @@
 use std::{
     ffi::OsStr,
     io,
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::{
-            ffi::OsStrExt as _,
-            net::{SocketAddr, UnixDatagram},
-        },
+    os::unix::{
+        ffi::OsStrExt as _,
+        net::{SocketAddr, UnixDatagram},
     },
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -30,7 +27,8 @@ pub(super) struct NotifySocket {
 impl NotifySocket {
     pub(super) fn connect(address: &OsStr) -> io::Result<Self> {
         let address = match address.as_bytes() {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            #[cfg(target_os = "linux")]
+            [b'@', name @ ..] => <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)?,
             [b'/', ..] => SocketAddr::from_pathname(address)?,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a path nor an abstract name")),
         };
