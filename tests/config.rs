@@ -250,6 +250,7 @@ fn the_shutdown_arithmetic_must_hold() {
     refused(&s("persist_reserve_ms: 0"), "shutdown.persist_reserve_ms", "0", "above 0");
     refused(&s("close_stores_reserve_ms: 0"), "shutdown.close_stores_reserve_ms", "0", "above 0");
     refused(&s("watchdog_ms: 0"), "shutdown.watchdog_ms", "0", "above 0");
+    refused(&s("watchdog_ms: 1049"), "shutdown.watchdog_ms", "1049", "at least 1050");
     let huge =
         problems(&s("order_drain_ms: 9223372036854775807"), &[("HOTGO__SHUTDOWN__HOLD_MS", "18446744073709551615")]);
     assert!(huge.iter().any(|problem| problem.key == "shutdown.deadline_ms"), "{huge:?}");

@@ -14,11 +14,19 @@ const FUNCTION_LINES: usize = 70;
 const ROOT: &str = ".";
 
 /// A file or function that may be longer, and why.
-const LONG: &[(&str, &str)] =
-    &[("tests/blackbox_input.rs: bad_input_is_refused_with_a_4xx_problem_and_changes_nothing", "one table")];
+const LONG: &[(&str, &str)] = &[
+    ("tests/blackbox_input.rs: bad_input_is_refused_with_a_4xx_problem_and_changes_nothing", "one table"),
+    ("crates/shutdown-coordinator/tests/report/samples.rs: forced", "one report, written out"),
+];
 
 /// Tests that may sleep, and why.
 const SLEEPERS: &[(&str, &str)] = &[
+    (
+        "crates/shutdown-coordinator/tests/properties.rs",
+        "hooks that take their time, real time in one test: that is the test",
+    ),
+    ("crates/shutdown-coordinator/tests/scorecard/blocking.rs", "a contestant whose job says nothing when it starts"),
+    ("crates/shutdown-coordinator/tests/scorecard/websocket.rs", "a client that takes its time to answer a Close"),
     ("crates/shutdown-coordinator/tests/serve.rs", "handlers and clients that take their time, over real sockets"),
     ("tests/store_contract/suite.rs", "waits for what the store says is left of a lease, by the store's own clock"),
 ];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shutdown_coordinator::{HookContext, Late, ShutdownHandle, Task};
+use shutdown_coordinator::{HookContext, Rejected, ShutdownHandle, Task};
 use tokio::sync::watch;
 
 use super::{BootError, Phases};
@@ -10,7 +10,7 @@ use crate::engines::{EngineRegistry, Engines, Farewell, Stage};
 use crate::stream::Drain;
 
 /// A hook that came too late: the shutdown began while the server started.
-pub(super) fn late<F>(_: Late<F>) -> BootError {
+pub(super) fn late<F>(_: Rejected<F>) -> BootError {
     BootError::Stopped
 }
 

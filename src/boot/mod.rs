@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use shutdown_coordinator::systemd::{Systemd, SystemdError};
-use shutdown_coordinator::{BuildError, Report, run_main};
+use shutdown_coordinator::{BuildError, Report, block_on};
 
 use crate::admin::AdminError;
 use crate::config::Config;
@@ -72,6 +72,9 @@ pub enum BootError {
     /// The private listener cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The threads that everything runs on cannot be started.
+    #[error("the runtime could not be started")]
+    Runtime(#[source] std::io::Error),
     /// The phases do not fit.
     #[error(transparent)]
     Phases(#[from] BuildError),
@@ -94,15 +97,13 @@ pub enum BootError {
 /// How long a thread or blocking task that never ends is waited for at the exit.
 const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Runs the server until it is told to stop. The report of the shutdown is printed, and written to `last-shutdown.json`.
+/// Runs the server until it is told to stop. The report of the shutdown is printed, and written to `last-shutdown.json`,
+/// and drawn in `last-shutdown.svg`.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
-    let mut outcome = Err(BootError::Stopped);
-    // The exit code is the caller's: it knows more than whether the run was clean.
-    let _code = run_main(LEAK_TIMEOUT, async { outcome = Box::pin(serve(config, options, metrics)).await });
-    outcome
+    block_on(LEAK_TIMEOUT, Box::pin(serve(config, options, metrics))).map_err(BootError::Runtime)?
 }
 
 async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
@@ -138,5 +139,9 @@ fn tell(report: &Report, path: &std::path::Path) {
     tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "stopped");
     if let Err(error) = std::fs::write(path, report.to_json()) {
         tracing::warn!(%error, path = %path.display(), "the shutdown report was not written");
+    }
+    let picture = path.with_extension("svg");
+    if let Err(error) = std::fs::write(&picture, report.to_svg()) {
+        tracing::warn!(%error, path = %picture.display(), "the picture of the shutdown was not written");
     }
 }

@@ -59,3 +59,17 @@ pub fn build(
         Phases { announce, stop_accepting, stop_new_signals, order_drain, persist_state, close_streams, close_stores };
     Ok((coordinator, handle, phases))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{build, ms};
+    use crate::config::{Sources, WATCHDOG_LEAST_MS, load};
+
+    #[test]
+    fn the_least_margin_of_the_watchdog_is_what_these_phases_may_overrun() {
+        let nothing = Sources { dir: None, env: [].into(), working_dir: "/nonexistent".into(), flags: Vec::new() };
+        let defaults = load(&nothing).unwrap().config.shutdown;
+        let (_coordinator, handle, _) = build(&defaults, false).unwrap();
+        assert_eq!(handle.plan().overrun, ms(WATCHDOG_LEAST_MS));
+    }
+}

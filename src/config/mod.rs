@@ -23,7 +23,7 @@ pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
 pub use trading::{AccountConfig, PaperConfig, TradingConfig, VenueConfig};
-pub use validate::{Unfit, validate};
+pub use validate::{Unfit, WATCHDOG_LEAST_MS, validate};
 
 use std::path::PathBuf;
 

@@ -24,7 +24,7 @@ pub struct ShutdownConfig {
     pub close_stores_reserve_ms: u64,
     /// The whole shutdown, from the signal on.
     pub deadline_ms: u64,
-    /// How much later the watchdog ends a process that did not end itself.
+    /// How much later the watchdog ends a process that did not end itself. At least 1,050.
     pub watchdog_ms: u64,
     /// What the supervisor allows before SIGKILL (systemd: `TimeoutStopSec`).
     pub stop_budget_ms: u64,

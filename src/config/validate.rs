@@ -331,6 +331,9 @@ fn stream(config: &Config, faults: &mut Faults) {
     ]);
 }
 
+/// What a shutdown that keeps to its rules may take beyond its deadline: `Plan::overrun` of the phases in `boot`.
+pub const WATCHDOG_LEAST_MS: u64 = 1_050;
+
 /// The arithmetic of the shutdown: the reserved phases keep their time although the drain took all of its own, the
 /// process ends by itself before the watchdog, and the watchdog before the supervisor's SIGKILL.
 fn shutdown(config: &Config, faults: &mut Faults) {
@@ -373,6 +376,13 @@ fn shutdown(config: &Config, faults: &mut Faults) {
              raise it, or shorten one of them",
             s.hold_ms, s.order_drain_ms, s.persist_reserve_ms, s.close_stores_reserve_ms
         ),
+    );
+    faults.agree(
+        s.watchdog_ms >= WATCHDOG_LEAST_MS || s.watchdog_ms == 0,
+        "shutdown.watchdog_ms",
+        s.watchdog_ms,
+        &[],
+        format!("must be at least {WATCHDOG_LEAST_MS}: each of the seven phases may overrun its time by 150 ms"),
     );
     let last = s.deadline_ms.saturating_add(s.watchdog_ms);
     faults.agree(

@@ -84,7 +84,7 @@ async fn blocked() -> Report {
 /// Every worker is blocked, and the main thread too: only the watchdog can end this.
 async fn starved() -> Report {
     let (coordinator, handle, drain) =
-        two_phases(|builder| builder.deadline(SECOND).watchdog(Duration::from_millis(200)));
+        two_phases(|builder| builder.deadline(SECOND).watchdog(Duration::from_millis(300)));
     for number in 0..64 {
         handle.on(drain, format!("blocker {number}"), |_| async { block_for_ever() }).unwrap();
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     handle::ShutdownHandle,
-    phase::{self, FailurePolicy, PhaseConfig, PhaseId},
+    phase::{self, CoordinatorId, FailurePolicy, PhaseConfig, PhaseId},
     run::ShutdownCoordinator,
     shared::{Limits, Shared},
     signal::{self, SignalPolicy},
@@ -36,6 +36,17 @@ pub enum BuildError {
         /// The deadline of the whole shutdown.
         deadline: Duration,
     },
+    /// The watchdog would end a shutdown that keeps to its rules.
+    #[error(
+        "the watchdog's margin of {margin:?} is below the {overrun:?} by which graces can add up: raise the margin, or \
+         lower the grace"
+    )]
+    WatchdogTooSoon {
+        /// What was given.
+        margin: Duration,
+        /// The least that is accepted, see [`Plan::overrun`](crate::Plan::overrun).
+        overrun: Duration,
+    },
     /// A phase comes after one that does not exist.
     #[error("phase {phase:?} comes after {unknown:?}, which does not exist")]
     UnknownPhase {
@@ -43,6 +54,12 @@ pub enum BuildError {
         phase: String,
         /// The name nobody has.
         unknown: String,
+    },
+    /// A phase comes after one of another coordinator.
+    #[error("phase {phase:?} comes after a phase of another coordinator")]
+    ForeignPhase {
+        /// The phase with the faulty setting.
+        phase: String,
     },
     /// Phases wait for each other.
     #[error("phases wait for each other: {}", .0.join(" -> "))]
@@ -81,6 +98,7 @@ pub struct PhaseSpec {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {
+    id: CoordinatorId,
     phases: Vec<PhaseConfig>,
     limits: Limits,
     signals: Option<SignalPolicy>,
@@ -89,7 +107,7 @@ pub struct Builder {
 impl Builder {
     pub(crate) fn new() -> Self {
         let limits = Limits { deadline: DEFAULT_DEADLINE, grace: DEFAULT_GRACE, watchdog_margin: None };
-        Self { phases: Vec::new(), limits, signals: None }
+        Self { id: CoordinatorId::new(), phases: Vec::new(), limits, signals: None }
     }
 
     /// A builder with the phases of a configuration file, which may come in any order.
@@ -103,7 +121,7 @@ impl Builder {
 
     /// Adds a phase. End the chain with [`PhaseBuilder::id`] to name the phase elsewhere.
     pub fn phase(&mut self, name: impl Into<Cow<'static, str>>) -> PhaseBuilder<'_> {
-        let id = PhaseId(self.phases.len());
+        let id = PhaseId { of: self.id, index: self.phases.len() };
         self.phases.push(PhaseConfig::new(name.into()));
         PhaseBuilder { builder: self, id }
     }
@@ -123,7 +141,8 @@ impl Builder {
     /// Ends the process with [`EXIT_WATCHDOG`](crate::EXIT_WATCHDOG) when the shutdown is not over this long after its
     /// deadline, even when every thread of the runtime is blocked. Without this call there is no watchdog.
     ///
-    /// The margin should exceed the graces that can add up on one path, see [`Plan`](crate::Plan).
+    /// Each phase on a path may overrun by its grace, so the margin has a least value,
+    /// [`Plan::overrun`](crate::Plan::overrun); a smaller one fails the build.
     pub fn watchdog(mut self, margin: Duration) -> Self {
         self.limits.watchdog_margin = Some(margin);
         self
@@ -140,10 +159,14 @@ impl Builder {
     /// Signals are safe from here on: they are kept until [`ShutdownCoordinator::run`]. No runtime is needed.
     pub fn build(self) -> Result<(ShutdownCoordinator, ShutdownHandle), BuildError> {
         let phases = phase::prepare(self.phases, self.limits.deadline)?;
+        let overrun = phase::overrun(&phases, self.limits.grace);
+        if let Some(margin) = self.limits.watchdog_margin.filter(|margin| *margin < overrun) {
+            return Err(BuildError::WatchdogTooSoon { margin, overrun });
+        }
         #[cfg(feature = "metrics")]
         crate::metrics::describe();
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
-        let shared = Arc::new(Shared::new(phases, self.limits, alarm.clone()));
+        let shared = Arc::new(Shared::new(self.id, phases, self.limits, alarm.clone()));
         if let Some(alarm) = alarm {
             watchdog::start(alarm, Arc::downgrade(&shared)).map_err(BuildError::Watchdog)?;
         }
@@ -164,16 +187,20 @@ pub struct PhaseBuilder<'a> {
 #[expect(clippy::return_self_not_must_use, reason = "each method has changed the phase already")]
 impl PhaseBuilder<'_> {
     fn set(self, change: impl FnOnce(&mut PhaseConfig)) -> Self {
-        if let Some(config) = self.builder.phases.get_mut(self.id.0) {
+        if let Some(config) = self.builder.phases.get_mut(self.id.index) {
             change(config);
         }
         self
     }
 
-    /// The phase starts when all of these are over. Ids exist only for earlier phases, so no cycle can be written.
+    /// The phase starts when all of these are over. Ids exist only for earlier phases, so no cycle can be written; one of
+    /// another coordinator fails the build.
     pub fn after(self, phases: &[PhaseId]) -> Self {
-        let own = self.id.0;
-        self.set(|config| config.after.extend(phases.iter().map(|id| id.0).filter(|index| *index < own)))
+        let own = self.id.of;
+        self.set(|config| {
+            config.after.extend(phases.iter().filter(|id| id.of == own).map(|id| id.index));
+            config.after_foreign |= phases.iter().any(|id| id.of != own);
+        })
     }
 
     /// The phase ends at the latest this long after its start. Zero means that its hooks are polled once.
@@ -238,6 +265,7 @@ fn in_order(specs: Vec<PhaseSpec>) -> Result<Vec<PhaseConfig>, BuildError> {
         configs.push(PhaseConfig {
             name: spec.name.into(),
             after,
+            after_foreign: false,
             timeout: spec.timeout_ms.map(Duration::from_millis),
             reserve: Duration::from_millis(spec.reserve_ms),
             hold: Duration::from_millis(spec.hold_ms),

@@ -2,19 +2,20 @@
 
 use std::{borrow::Cow, fmt, future::Future, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     gate::Gate,
-    hook::{HookContext, HookOutput, Late, Registration, Work},
+    hook::{HookContext, HookOutput, Registration, Work},
     phase::PhaseId,
     plan::Plan,
     progress::{Blocker, Progress},
     reason::{Reason, Trigger},
     record::WorkKind,
+    scope::ScopeBuilder,
     shared::{PastPointOfNoReturn, Shared},
-    task::{Rejected, Task},
+    task::{RejectCause, Rejected, Task},
 };
 
 /// Starts, forces, aborts and watches the shutdown, and registers what it has to do.
@@ -56,6 +57,7 @@ impl ShutdownHandle {
     }
 
     /// Whether a shutdown has begun. One atomic load.
+    #[inline]
     pub fn is_shutting_down(&self) -> bool {
         self.shared.is_shutting_down()
     }
@@ -67,7 +69,8 @@ impl ShutdownHandle {
 
     /// The phase with this name.
     pub fn phase(&self, name: &str) -> Option<PhaseId> {
-        self.shared.phases.iter().position(|phase| phase.config.name == name).map(PhaseId)
+        let index = self.shared.phases.iter().position(|phase| phase.config.name == name)?;
+        Some(PhaseId { of: self.shared.id, index })
     }
 
     /// Registers a hook. Its phase calls it when it starts, and waits for it.
@@ -76,7 +79,7 @@ impl ShutdownHandle {
         phase: PhaseId,
         name: impl Into<Cow<'static, str>>,
         hook: F,
-    ) -> Result<Registration, Late<F>>
+    ) -> Result<Registration, Rejected<F>>
     where
         F: FnOnce(HookContext) -> Fut + Send + 'static,
         Fut: Future<Output: HookOutput> + Send + 'static,
@@ -92,7 +95,7 @@ impl ShutdownHandle {
         phase: PhaseId,
         name: impl Into<Cow<'static, str>>,
         hook: F,
-    ) -> Result<Registration, Late<F>>
+    ) -> Result<Registration, Rejected<F>>
     where
         F: FnOnce(HookContext) -> R + Send + 'static,
         R: HookOutput,
@@ -107,12 +110,13 @@ impl ShutdownHandle {
         kind: WorkKind,
         hook: F,
         into_work: impl FnOnce(F) -> Work,
-    ) -> Result<Registration, Late<F>> {
-        let id = self.shared.add_hook(phase, name, kind, hook, into_work).map_err(|hook| Late { hook })?;
+    ) -> Result<Registration, Rejected<F>> {
+        let id = self.shared.add_hook(phase, name, kind, hook, into_work)?;
         Ok(Registration { shared: Arc::downgrade(&self.shared), phase, id })
     }
 
-    /// A gate that closes when the phase starts; the phase waits for its guards. Made later than that it is closed.
+    /// A gate that closes when the phase starts; the phase waits for its guards. Made later than that, or for a phase of
+    /// another coordinator, it is closed.
     pub fn gate(&self, phase: PhaseId, name: impl Into<Cow<'static, str>>) -> Gate {
         self.shared.add_gate(phase, name.into())
     }
@@ -120,7 +124,8 @@ impl ShutdownHandle {
     /// Spawns a task that the phase waits for, and aborts when its time is over.
     ///
     /// The task learns of the start of its phase by [`ShutdownHandle::token`]. Once the phase has started, or outside of
-    /// a tokio runtime, the future comes back unpolled.
+    /// a tokio runtime, the future comes back unpolled. For tasks that are to end before their phase, see
+    /// [`ShutdownHandle::scope`].
     pub fn spawn<F>(
         &self,
         phase: PhaseId,
@@ -130,13 +135,24 @@ impl ShutdownHandle {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        match self.shared.phases.get(phase.0) {
+        match self.shared.phase(phase) {
             Some(phase) => phase.tasks.spawn(name.into(), future),
-            None => Err(Rejected { future, cause: crate::RejectCause::PhaseStarted }),
+            None => Err(Rejected { work: future, cause: RejectCause::ForeignPhase }),
         }
     }
 
-    /// Cancelled when the phase starts. After an abort, ask again for a fresh one.
+    /// A group of tasks of the phase that can be stopped on its own, for instance `"engine:42"`.
+    pub fn scope(&self, phase: PhaseId, name: impl Into<Cow<'static, str>>) -> ScopeBuilder {
+        ScopeBuilder::new(Arc::clone(&self.shared), phase, name.into())
+    }
+
+    /// When the phase ends at the latest; known while it runs. A forced shutdown moves it forward.
+    pub fn deadline(&self, phase: PhaseId) -> Option<Instant> {
+        self.shared.running(phase).map(|run| run.deadline())
+    }
+
+    /// Cancelled when the phase starts; that of another coordinator's phase is cancelled. After an abort, ask again for a
+    /// fresh one.
     pub fn token(&self, phase: PhaseId) -> CancellationToken {
         self.shared.token(phase)
     }

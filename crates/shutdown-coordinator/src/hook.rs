@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, Weak},
+    task::Poll,
     thread,
     time::Duration,
 };
@@ -107,20 +109,6 @@ impl fmt::Debug for HookContext {
     }
 }
 
-/// A hook came too late: its phase has started. Here it is back, never called.
-#[derive(thiserror::Error)]
-#[error("the phase has started already")]
-pub struct Late<F> {
-    /// The hook as it was given.
-    pub hook: F,
-}
-
-impl<F> fmt::Debug for Late<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Late").finish_non_exhaustive()
-    }
-}
-
 /// A registered hook. Dropping this leaves the hook registered.
 pub struct Registration {
     pub(crate) shared: Weak<Shared>,
@@ -174,21 +162,35 @@ impl Work {
     }
 }
 
-/// Runs one hook to its end, or until the phase aborts it. Whatever happens is in its record before `guard` is released.
-pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard) {
+/// Runs one hook to its end, or until the phase aborts it. Whatever happens is in its record before `guard` is released,
+/// and that before `unpolled` where the first poll was the end.
+pub(crate) async fn run_hook(slot: HookSlot, run: Arc<RunCx>, phase: Arc<PhaseRun>, guard: Guard, unpolled: Guard) {
     let cx = HookContext { run: Arc::clone(&run), phase: Arc::clone(&phase), hook: slot.record.name.clone() };
     slot.record.start();
-    match slot.work {
+    let ended_unpolled = match slot.work {
         Work::Async(work) => {
-            let outcome = run_async(work, cx, &run, &phase.abort).await;
-            slot.record.finish(outcome, phase.deadline());
+            let (outcome, unpolled) = run_async(work, cx, &run, &phase.abort, unpolled).await;
+            slot.record.finish(outcome, &phase, unpolled.is_some());
+            unpolled
         }
-        Work::Blocking(work) => run_blocking(work, cx, &slot.record, &phase).await,
-    }
+        Work::Blocking(work) => {
+            drop(unpolled);
+            run_blocking(work, cx, &slot.record, &phase).await;
+            None
+        }
+    };
     drop(guard);
+    drop(ended_unpolled);
 }
 
-async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &CancellationToken) -> Outcome {
+/// Gives `unpolled` back if the first poll was the end.
+async fn run_async(
+    work: AsyncWork,
+    cx: HookContext,
+    run: &RunCx,
+    abort: &CancellationToken,
+    unpolled: Guard,
+) -> (Outcome, Option<Guard>) {
     // The hook is asked first, so that it is polled at least once even when there is no time at all. The call that
     // makes the future and the drop of an unfinished one are inside, so that their panics are caught too.
     let bounded = async {
@@ -198,12 +200,22 @@ async fn run_async(work: AsyncWork, cx: HookContext, run: &RunCx, abort: &Cancel
             () = abort.cancelled() => None,
         }
     };
-    match AssertUnwindSafe(bounded).catch_unwind().await {
+    let mut bounded = pin!(AssertUnwindSafe(bounded).catch_unwind());
+    let first = poll_fn(|cx| Poll::Ready(bounded.as_mut().poll(cx))).await;
+    let (result, unpolled) = match first {
+        Poll::Ready(result) => (result, Some(unpolled)),
+        Poll::Pending => {
+            drop(unpolled);
+            (bounded.await, None)
+        }
+    };
+    let outcome = match result {
         Ok(Some(result)) => from_result(result),
         Ok(None) if run.abandon.is_cancelled() => Outcome::Cancelled,
         Ok(None) => Outcome::TimedOut { late_by: None },
         Err(payload) => Outcome::Panicked { message: panic_message(payload) },
-    }
+    };
+    (outcome, unpolled)
 }
 
 async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>, phase: &Arc<PhaseRun>) {
@@ -218,13 +230,13 @@ async fn run_blocking(work: BlockingWork, cx: HookContext, record: &Arc<Record>,
                 Ok(result) => from_result(result),
                 Err(payload) => Outcome::Panicked { message: panic_message(payload) },
             };
-            record.finish(outcome, phase.deadline());
+            record.finish(outcome, &phase, false);
             // Nobody listens any more when the phase has given this thread up.
             ended.send(()).ok();
         }
     });
     if let Err(error) = thread {
-        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase.deadline());
+        record.finish(Outcome::Failed { error: format!("no thread for the hook: {error}") }, phase, false);
         return;
     }
     tokio::select! {

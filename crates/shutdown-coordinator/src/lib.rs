@@ -65,7 +65,7 @@
 //! ShutdownCoordinator: run(self).await -> Report
 //! ShutdownHandle: trigger(Reason) -> Trigger           force(Reason)      abort() -> Result<(), PastPointOfNoReturn>
 //!                 is_shutting_down() -> bool           reason() -> Option<Reason>       phase(name) -> Option<PhaseId>
-//!                 on(phase, name, |cx| async {..}) -> Result<Registration, Late<F>>     on_blocking(phase, name, |cx| ..)
+//!                 on(phase, name, |cx| async {..}) -> Result<Registration, Rejected<F>>     on_blocking(phase, name, |cx| ..)
 //!                 gate(phase, name) -> Gate            spawn(phase, name, future) -> Result<Task<T>, Rejected<F>>
 //!                 token(phase), begun(), force_token() -> CancellationToken
 //!                 until_shutdown(future).await -> Result<T, Reason>
@@ -74,8 +74,9 @@
 //! HookContext: reason(), phase(), deadline(), remaining(), expiring(), force(), note(text), unclean(text)
 //! Registration: cancel() -> bool
 //! Gate: enter(), enter_named(name) -> Result<Guard, Closed>, is_closed(), held(), name()      Guard: fork()
-//! Report: exit_code() -> u8, is_clean(), survivors(), to_json() -> String, Display, Termination
-//! run_main(timeout, future) -> ExitCode
+//! Report: exit_code() -> u8, is_clean(), survivors(), to_json(), to_svg() -> String, table() -> ReportTable,
+//!         Display, Termination, Serialize, Deserialize
+//! run_main(timeout, future) -> ExitCode      block_on(timeout, future) -> io::Result<T>
 //! systemd::Systemd: from_env(&handle), ready(status), status(text), reloading(), watch(future).await
 //! metrics: ShutdownHandle::publish_metrics()
 //! ```
@@ -101,6 +102,7 @@ mod reason;
 mod record;
 mod report;
 mod run;
+mod scope;
 mod shared;
 mod signal;
 mod sync;
@@ -119,15 +121,16 @@ pub mod testkit;
 pub use builder::{BuildError, Builder, DEFAULT_DEADLINE, DEFAULT_GRACE, PhaseBuilder, PhaseSpec};
 pub use gate::{Closed, Gate, Guard};
 pub use handle::ShutdownHandle;
-pub use hook::{HookContext, HookOutput, Late, Registration};
-pub use main_helper::run_main;
+pub use hook::{HookContext, HookOutput, Registration};
+pub use main_helper::{block_on, run_main};
 pub use phase::{FailurePolicy, PhaseId};
 pub use plan::{Plan, PlannedPhase, PlannedWork};
 pub use progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage};
 pub use reason::{Reason, Trigger};
 pub use record::{Outcome, WorkKind};
-pub use report::{EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report};
+pub use report::{EXIT_CLEAN, EXIT_UNCLEAN, EXIT_WATCHDOG, Entry, Note, PhaseReport, PhaseStatus, Report, ReportTable};
 pub use run::ShutdownCoordinator;
+pub use scope::{DEFAULT_SCOPE_TIMEOUT, Escalation, Scope, ScopeBuilder, ScopeEnd};
 pub use shared::PastPointOfNoReturn;
 pub use signal::{Hangup, Quit, SignalPolicy};
 pub use task::{RejectCause, Rejected, Task, TaskError};

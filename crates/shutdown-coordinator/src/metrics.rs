@@ -15,11 +15,14 @@
 //! | label | values |
 //! |---|---|
 //! | `reason` | `signal`, `manual`, `upgrade`, `error`, `rehearsal` |
-//! | `phase`, `gate` | names of phases and gates. Never that of a guard, a hook or a task |
+//! | `phase` | the names of the phases |
+//! | `gate` | the names of the gates, each from its last `/` on: `orders` for `engine:42/orders`, so that gates of many scopes are one |
 //! | `status` | `completed`, `timed_out`, `forced` |
-//! | `kind` | `hook`, `blocking_hook`, `gate`, `task` |
+//! | `kind` | `hook`, `blocking_hook`, `gate`, `task`, `scope` |
 //! | `outcome` | `ok`, `failed`, `panicked`, `timed_out`, `leaked`, `skipped`, `cancelled` |
 //! | `clean` | `true`, `false` |
+//!
+//! The name of a guard, a hook, a task or a scope is never a label.
 //!
 //! Time since the trigger is `time() - shutdown_started_timestamp_seconds`, time left is
 //! `shutdown_deadline_timestamp_seconds - time()`, each `and shutdown_started_timestamp_seconds > 0`. They are timestamps so that
@@ -115,7 +118,8 @@ pub(crate) fn publish(shared: &Shared) {
         // Gates may share a name.
         let mut held = BTreeMap::<_, usize>::new();
         for gate in shared.gates(index) {
-            *held.entry(gate.name().to_owned()).or_default() += gate.held();
+            let name = gate.name().rsplit('/').next().unwrap_or_default();
+            *held.entry(name.to_owned()).or_default() += gate.held();
         }
         for (gate, held) in held {
             let held = u32::try_from(held).unwrap_or(u32::MAX);
@@ -149,6 +153,7 @@ const fn kind_label(kind: WorkKind) -> &'static str {
         WorkKind::BlockingHook => "blocking_hook",
         WorkKind::Gate => "gate",
         WorkKind::Task => "task",
+        WorkKind::Scope => "scope",
     }
 }
 

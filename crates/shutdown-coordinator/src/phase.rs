@@ -1,6 +1,10 @@
 //! Phases: their settings, their order, and the time they owe each other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
@@ -9,15 +13,28 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     builder::BuildError,
     gate::{Gate, Name},
+    run::ABORT_WAIT,
     sync::{later, lock},
     task::TaskTable,
 };
 
-/// A phase of one coordinator.
-///
-/// An id says nothing to another coordinator: there it is treated as a phase that is over, or as another phase.
+/// A phase of one coordinator; every other coordinator refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PhaseId(pub(crate) usize);
+pub struct PhaseId {
+    pub(crate) of: CoordinatorId,
+    pub(crate) index: usize,
+}
+
+/// Tells the ids of one coordinator from those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoordinatorId(u64);
+
+impl CoordinatorId {
+    /// Unlike all others, as far as 64 bits go: the standard library seeds each of its hashers differently.
+    pub(crate) fn new() -> Self {
+        Self(RandomState::new().hash_one(()))
+    }
+}
 
 /// What follows when something in a phase fails, panics or is late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +53,8 @@ pub enum FailurePolicy {
 pub(crate) struct PhaseConfig {
     pub(crate) name: Name,
     pub(crate) after: Vec<usize>,
+    /// Whether it was said to come after a phase of another coordinator.
+    pub(crate) after_foreign: bool,
     pub(crate) timeout: Option<Duration>,
     pub(crate) reserve: Duration,
     pub(crate) hold: Duration,
@@ -49,6 +68,7 @@ impl PhaseConfig {
         Self {
             name,
             after: Vec::new(),
+            after_foreign: false,
             timeout: None,
             reserve: Duration::ZERO,
             hold: Duration::ZERO,
@@ -94,28 +114,48 @@ pub(crate) struct PhaseRun {
     pub(crate) name: Name,
     pub(crate) started: Instant,
     deadline: std::sync::Mutex<Instant>,
+    grace: Duration,
     /// Cancelled at the deadline.
     pub(crate) expiring: CancellationToken,
     /// Cancelled when the grace after the deadline is over.
     pub(crate) abort: CancellationToken,
     /// One guard per hook that runs.
     pub(crate) hooks: Gate,
+    /// One guard per hook that has not been polled.
+    pub(crate) unpolled: Gate,
 }
 
 impl PhaseRun {
-    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant) -> Self {
+    pub(crate) fn new(phase: &Phase, started: Instant, deadline: Instant, grace: Duration) -> Self {
         Self {
             name: phase.config.name.clone(),
             started,
             deadline: std::sync::Mutex::new(deadline),
+            grace,
             expiring: CancellationToken::new(),
             abort: CancellationToken::new(),
             hooks: Gate::single(Name::Borrowed("hooks"), Arc::clone(&phase.drained)),
+            unpolled: Gate::single(Name::Borrowed("unpolled"), Arc::clone(&phase.drained)),
         }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
         *lock(&self.deadline)
+    }
+
+    pub(crate) fn has_no_time(&self) -> bool {
+        self.deadline() <= self.started
+    }
+
+    /// By how much a hook that ends now is late. Told of its expiry it is late, even where paused time stands still. Where
+    /// there was no time at all hooks are polled once, and what ends by that is in time.
+    pub(crate) fn late_by(&self, now: Instant, in_first_poll: bool) -> Option<Duration> {
+        let deadline = self.deadline();
+        if in_first_poll && self.has_no_time() && now <= later(self.started, self.grace + ABORT_WAIT) {
+            return None;
+        }
+        let late = now > deadline || (now == deadline && self.expiring.is_cancelled());
+        late.then(|| now - deadline)
     }
 
     pub(crate) fn shorten(&self, latest: Instant) {
@@ -130,6 +170,9 @@ pub(crate) fn prepare(configs: Vec<PhaseConfig>, deadline: Duration) -> Result<V
         if configs.iter().take(index).any(|other| other.name == config.name) {
             return Err(BuildError::DuplicatePhase(config.name.to_string()));
         }
+        if config.after_foreign {
+            return Err(BuildError::ForeignPhase { phase: config.name.to_string() });
+        }
     }
     let paths = longest_paths(&configs);
     if let Some(path) = paths.iter().max_by_key(|path| path.from_here)
@@ -139,6 +182,17 @@ pub(crate) fn prepare(configs: Vec<PhaseConfig>, deadline: Duration) -> Result<V
         return Err(BuildError::ReservesAboveDeadline { path: names, reserves: path.from_here, deadline });
     }
     Ok(configs.into_iter().zip(paths).map(|(config, path)| Phase::new(config, path.owed)).collect())
+}
+
+/// How much longer than its deadline a shutdown can take: each phase of the longest path may use its grace, and then the time
+/// in which what was aborted goes.
+pub(crate) fn overrun(phases: &[Phase], grace: Duration) -> Duration {
+    let mut lengths: Vec<u32> = Vec::new();
+    for phase in phases {
+        let before = phase.config.after.iter().filter_map(|index| lengths.get(*index)).max();
+        lengths.push(before.map_or(1, |length| length + 1));
+    }
+    (grace + ABORT_WAIT).saturating_mul(lengths.into_iter().max().unwrap_or(0))
 }
 
 /// For one phase, the path after it with the largest sum of reserves.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{reason::Reason, record::WorkKind, report::PhaseStatus};
@@ -77,7 +77,7 @@ pub enum PhaseStage {
 }
 
 /// Something a running phase waits for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Blocker {
     /// The phase that waits.
@@ -85,14 +85,14 @@ pub struct Blocker {
     /// What it waits for.
     pub kind: WorkKind,
     /// For a guard, the gate it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub gate: Option<String>,
     /// The name of the hook, the task or the guard; for guards without a name, that of their gate.
     pub name: String,
     /// How many; above 1 only for guards without a name.
     pub count: usize,
     /// How long it has been running or held; for guards without a name, how long the phase has waited for them.
-    #[serde(rename = "age_ms", serialize_with = "crate::report::ms")]
+    #[serde(rename = "age_ms", with = "crate::report::ms")]
     pub age: Duration,
 }
 

@@ -1,14 +1,21 @@
 //! What became of each hook, gate and task.
 
-use std::{fmt, sync::Mutex, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
-use serde::Serialize;
-use tokio::time::Instant;
+use serde::{Deserialize, Serialize};
+use tokio::{task::AbortHandle, time::Instant};
 
-use crate::{gate::Name, sync::lock};
+use crate::{gate::Name, phase::PhaseRun, sync::lock};
 
 /// What kind of thing a phase waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WorkKind {
@@ -20,6 +27,8 @@ pub enum WorkKind {
     Gate,
     /// A spawned task.
     Task,
+    /// A scope; its tasks and gates are listed too, as `scope/name`.
+    Scope,
 }
 
 impl fmt::Display for WorkKind {
@@ -29,12 +38,13 @@ impl fmt::Display for WorkKind {
             Self::BlockingHook => "blocking hook",
             Self::Gate => "gate",
             Self::Task => "task",
+            Self::Scope => "scope",
         })
     }
 }
 
 /// How a hook, gate or task ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -53,7 +63,7 @@ pub enum Outcome {
     /// It was not over at the deadline of its phase.
     TimedOut {
         /// How late it ended by itself; `None` where it was aborted, or, for a gate, never ended.
-        #[serde(rename = "late_by_ms", serialize_with = "crate::report::optional_ms")]
+        #[serde(rename = "late_by_ms", with = "crate::report::optional_ms", default)]
         late_by: Option<Duration>,
     },
     /// It could not be ended: it was still running when the report was made.
@@ -90,14 +100,37 @@ impl fmt::Display for Outcome {
 pub(crate) struct Record {
     pub(crate) name: Name,
     pub(crate) kind: WorkKind,
+    /// Its place in the order of registration, among its kind.
+    pub(crate) number: u64,
     life: Mutex<Life>,
+    /// The id of the scope of a task, or 0.
+    pub(crate) scope: usize,
+    /// Of a task that was spawned.
+    abort: OnceLock<AbortHandle>,
+    /// Whether it was aborted by its phase or scope.
+    aborted: AtomicBool,
+}
+
+enum Life {
+    Waiting,
+    Running {
+        since: Instant,
+    },
+    /// With [`Outcome::Ok`], as nearly all end.
+    Ok {
+        since: Instant,
+        at: Instant,
+    },
+    // Behind a pointer, since there may be very many records.
+    Ended(Box<End>),
 }
 
 #[derive(Clone)]
-enum Life {
-    Waiting,
-    Running { since: Instant },
-    Ended { since: Option<Instant>, took: Duration, outcome: Outcome },
+struct End {
+    since: Option<Instant>,
+    at: Instant,
+    /// `None` for a task whose future was dropped unfinished.
+    outcome: Option<Outcome>,
 }
 
 /// What is to be said of a hook or task.
@@ -109,46 +142,104 @@ pub(crate) struct Verdict {
 }
 
 impl Record {
-    pub(crate) fn new(name: Name, kind: WorkKind) -> Self {
-        Self { name, kind, life: Mutex::new(Life::Waiting) }
+    /// Of a hook that waits for its phase.
+    pub(crate) fn waiting(name: Name, kind: WorkKind, number: u64) -> Self {
+        Self::new(name, kind, number, 0, Life::Waiting)
+    }
+
+    /// Of a task that starts now.
+    pub(crate) fn running(name: Name, number: u64, scope: usize) -> Self {
+        Self::new(name, WorkKind::Task, number, scope, Life::Running { since: Instant::now() })
+    }
+
+    fn new(name: Name, kind: WorkKind, number: u64, scope: usize, life: Life) -> Self {
+        let (life, abort, aborted) = (Mutex::new(life), OnceLock::new(), AtomicBool::new(false));
+        Self { name, kind, number, life, scope, abort, aborted }
     }
 
     pub(crate) fn start(&self) {
         *lock(&self.life) = Life::Running { since: Instant::now() };
     }
 
-    /// Notes the end. What ended well but after its deadline is late, never [`Outcome::Ok`].
-    pub(crate) fn finish(&self, outcome: Outcome, deadline: Instant) {
+    /// How a task can be aborted; done at once if it should have been already.
+    pub(crate) fn set_abort(&self, handle: AbortHandle) {
+        self.abort.set(handle).ok();
+        if self.aborted.load(SeqCst) {
+            self.abort();
+        }
+    }
+
+    /// Ends a task at its next await, unless it has ended.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, SeqCst);
+        if let Some(handle) = self.abort.get() {
+            handle.abort();
+        }
+    }
+
+    /// Notes the end of a hook. What ended well but after its deadline is late, never [`Outcome::Ok`].
+    pub(crate) fn finish(&self, outcome: Outcome, phase: &PhaseRun, in_first_poll: bool) {
         let now = Instant::now();
-        let outcome = match outcome {
-            Outcome::Ok if now > deadline => Outcome::TimedOut { late_by: Some(now - deadline) },
-            outcome => outcome,
+        let outcome = match (outcome, phase.late_by(now, in_first_poll)) {
+            (Outcome::Ok, late_by @ Some(_)) => Outcome::TimedOut { late_by },
+            (outcome, _) => outcome,
         };
+        self.end_at(now, Some(outcome));
+    }
+
+    /// Notes the end of a task, which is judged when its phase is over: most end long before they have a deadline.
+    pub(crate) fn end(&self, outcome: Outcome) {
+        self.end_at(Instant::now(), Some(outcome));
+    }
+
+    /// Notes that a task was dropped, unless it has ended before.
+    pub(crate) fn end_dropped(&self) {
+        if self.running_since().is_some() {
+            self.end_at(Instant::now(), None);
+        }
+    }
+
+    fn end_at(&self, at: Instant, outcome: Option<Outcome>) {
         let mut life = lock(&self.life);
         let since = match &*life {
             Life::Running { since } => Some(*since),
             Life::Waiting => None,
-            Life::Ended { .. } => return,
+            Life::Ok { .. } | Life::Ended(_) => return,
         };
-        *life = Life::Ended { since, took: since.map_or(Duration::ZERO, |since| now - since), outcome };
+        *life = match (since, outcome) {
+            (Some(since), Some(Outcome::Ok)) => Life::Ok { since, at },
+            (since, outcome) => Life::Ended(Box::new(End { since, at, outcome })),
+        };
     }
 
     /// Since when it has been running, if it is.
     pub(crate) fn running_since(&self) -> Option<Instant> {
         match &*lock(&self.life) {
             Life::Running { since } => Some(*since),
-            Life::Waiting | Life::Ended { .. } => None,
+            Life::Waiting | Life::Ok { .. } | Life::Ended(_) => None,
         }
     }
 
-    /// How it ended and how long it took, if the report were made now.
-    pub(crate) fn verdict(&self) -> Verdict {
-        match &*lock(&self.life) {
-            Life::Waiting => Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
+    /// How it ended and how long it took, if the report were made now. `deadline` is that of its phase.
+    pub(crate) fn verdict(&self, deadline: Instant) -> Verdict {
+        let end = match &*lock(&self.life) {
+            Life::Waiting => return Verdict { outcome: Outcome::Skipped, since: None, took: Duration::ZERO },
             Life::Running { since } => {
-                Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() }
+                return Verdict { outcome: Outcome::Leaked, since: Some(*since), took: since.elapsed() };
             }
-            Life::Ended { since, took, outcome } => Verdict { outcome: outcome.clone(), since: *since, took: *took },
-        }
+            Life::Ok { since, at } => End { since: Some(*since), at: *at, outcome: Some(Outcome::Ok) },
+            Life::Ended(end) => End::clone(end),
+        };
+        let late_by = end.at.saturating_duration_since(deadline);
+        let outcome = match end.outcome {
+            Some(Outcome::Ok) if self.kind == WorkKind::Task && !late_by.is_zero() => {
+                Outcome::TimedOut { late_by: Some(late_by) }
+            }
+            Some(outcome) => outcome,
+            // Dropped by its owner, which is an end like another.
+            None if end.at < deadline && !self.aborted.load(SeqCst) => Outcome::Ok,
+            None => Outcome::TimedOut { late_by: None },
+        };
+        Verdict { outcome, since: end.since, took: end.since.map_or(Duration::ZERO, |since| end.at - since) }
     }
 }

@@ -1,6 +1,10 @@
 //! Running a shutdown.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, future::join, stream::FuturesUnordered};
 use tokio::{
@@ -14,8 +18,8 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, WorkKind},
-    report::{Entry, PhaseReport, PhaseStatus, Report},
+    record::{Outcome, Verdict, WorkKind},
+    report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
 };
@@ -59,9 +63,12 @@ impl ShutdownCoordinator {
 
     fn report(&self, run: &RunCx, ends: &[Option<PhaseEnd>]) -> Report {
         let phases = self.shared.phases.iter().zip(ends).enumerate();
+        let forced = run.forced_by.get();
         let report = Report {
+            version: Version,
             reason: run.reason.clone(),
-            forced_by: run.forced_by.get().cloned(),
+            forced_by: forced.map(|(reason, _)| reason.clone()),
+            forced_after: forced.map(|(_, moment)| moment.saturating_duration_since(run.triggered)),
             started_unix_ms: run.triggered_unix_ms,
             deadline: self.shared.limits.deadline,
             took: run.triggered.elapsed(),
@@ -102,6 +109,8 @@ struct PhaseEnd {
     started: Instant,
     took: Duration,
     budget: Duration,
+    /// When it had to be over, at its end.
+    deadline: Instant,
     /// Their outcomes, and how long the phase waited for each.
     gates: Vec<(String, Outcome, Duration)>,
     survivors: Vec<Blocker>,
@@ -150,9 +159,11 @@ fn set<T>(list: &mut [T], index: usize, value: T) {
 
 impl PhaseEnd {
     fn skipped() -> Self {
+        let now = Instant::now();
         Self {
             status: PhaseStatus::Skipped,
-            started: Instant::now(),
+            started: now,
+            deadline: now,
             took: Duration::ZERO,
             budget: Duration::ZERO,
             gates: Vec::new(),
@@ -163,7 +174,7 @@ impl PhaseEnd {
     fn failed(&self, shared: &Shared, index: usize) -> bool {
         let tasks = shared.phases.get(index).map(|phase| phase.tasks.records()).unwrap_or_default();
         let mut records = shared.hook_records(index).into_iter().chain(tasks);
-        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict().outcome.is_ok())
+        self.status != PhaseStatus::Completed || records.any(|record| !record.verdict(self.deadline).outcome.is_ok())
     }
 }
 
@@ -174,15 +185,23 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let mut tasks = JoinSet::new();
     launch(&mut tasks, phase, run, &phase_run, hooks);
 
-    let all_over = || phase_run.hooks.is_drained() && phase.tasks.is_drained() && gates.iter().all(Gate::is_drained);
+    // The last guard of each gate wakes this phase, so that the end of each is seen when it comes.
+    let gate_ends: Vec<_> = gates.iter().map(|_| OnceLock::new()).collect();
+    let see_ends = || gates.iter().zip(&gate_ends).filter(|(gate, end)| has_ended(gate, end)).count() == gates.len();
+    let all_over = || see_ends() && phase_run.hooks.is_drained() && phase.tasks.is_drained();
     let in_time = tokio::select! {
         biased;
         () = run.abandon.cancelled() => false,
         _ = join(wait_until(&phase.drained, all_over), hold(run, phase, &phase_run)) => true,
-        () = expiry(shared, run, index, phase, &phase_run) => all_over(),
+        () = expiry(shared, run, index, phase, &phase_run) => {
+            if phase_run.has_no_time() {
+                first_polls(phase, &phase_run).await;
+            }
+            all_over()
+        }
     };
     // The runtime may have been blocked: what counts is the clock, not that we saw the end before the deadline.
-    let overran = Instant::now().saturating_duration_since(phase_run.deadline());
+    let late = phase_run.late_by(Instant::now(), true).is_some();
     let mut survivors = Vec::new();
     let mut late_gates = Vec::new();
     if !in_time {
@@ -198,23 +217,28 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
         }
     }
     let status = match () {
-        () if in_time && overran.is_zero() => PhaseStatus::Completed,
+        () if in_time && !late => PhaseStatus::Completed,
         () if run.force.is_cancelled() => PhaseStatus::Forced,
         () => PhaseStatus::TimedOut,
     };
     shared.end_phase(run, index, status);
     let took = phase_run.started.elapsed();
     tracing::info!(phase = %phase.config.name, %status, ?took, "phase is over");
-    let late = |index: usize| late_gates.get(index).copied().unwrap_or(false);
-    let gates: Vec<_> = gates.iter().enumerate().map(|(index, gate)| gate_end(gate, late(index), &phase_run)).collect();
+    let late_gate = |index: usize| late_gates.get(index).copied().unwrap_or(false);
+    see_ends();
+    let ends = gate_ends.iter().map(|end| end.get().copied());
+    let gates = gates.iter().zip(ends).enumerate();
+    let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late_gate(index), &phase_run));
+    let gates: Vec<_> = gates.collect();
     #[cfg(feature = "metrics")]
     if !run.abandon.is_cancelled() {
         let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
-        let works = records.map(|record| (record.kind, record.verdict().outcome));
+        let works = records.map(|record| (record.kind, record.verdict(phase_run.deadline()).outcome));
         let works = works.chain(gates.iter().map(|(_, outcome, _)| (WorkKind::Gate, outcome.clone())));
         crate::metrics::phase_over(&phase.config.name, status, took, works);
     }
-    Some(PhaseEnd { status, started: phase_run.started, took, budget, gates, survivors })
+    let (started, deadline) = (phase_run.started, phase_run.deadline());
+    Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors })
 }
 
 /// Starts the hooks: all at once, or one after the other, the last registered first.
@@ -226,8 +250,8 @@ fn launch(
     hooks: Vec<crate::hook::HookSlot>,
 ) {
     let ready = hooks.into_iter().filter_map(|slot| {
-        let guard = phase_run.hooks.enter().ok()?;
-        Some(run_hook(slot, Arc::clone(run), Arc::clone(phase_run), guard))
+        let (guard, unpolled) = (phase_run.hooks.enter().ok()?, phase_run.unpolled.enter().ok()?);
+        Some(run_hook(slot, Arc::clone(run), Arc::clone(phase_run), guard, unpolled))
     });
     if phase.config.sequential {
         let mut ready: Vec<_> = ready.collect();
@@ -242,6 +266,7 @@ fn launch(
         }
     }
     phase_run.hooks.close();
+    phase_run.unpolled.close();
 }
 
 /// Until the time a phase lasts at least is over, or the shutdown is forced.
@@ -265,6 +290,15 @@ async fn expiry(shared: &Shared, run: &Arc<RunCx>, index: usize, phase: &Phase, 
             sleep_until(phase_run.deadline()).await;
         }
         () = sleep_until(phase_run.deadline()) => {}
+    }
+}
+
+/// Without any time, hooks are polled once all the same: until they have been, which a blocked thread may keep from being.
+async fn first_polls(phase: &Phase, phase_run: &PhaseRun) {
+    tokio::select! {
+        biased;
+        () = wait_until(&phase.drained, || phase_run.unpolled.is_drained()) => {}
+        () = sleep_until(later(Instant::now(), ABORT_WAIT)) => {}
     }
 }
 
@@ -292,14 +326,30 @@ async fn give_up(phase: &Phase, phase_run: &PhaseRun, run: &RunCx) {
     }
 }
 
-fn gate_end(gate: &Gate, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
-    let deadline = phase_run.deadline();
-    let outcome = match (late, gate.is_drained()) {
+/// Whether the gate is drained, of which the first moment is kept.
+fn has_ended(gate: &Gate, end: &OnceLock<Instant>) -> bool {
+    let drained = gate.is_drained();
+    if drained {
+        end.get_or_init(Instant::now);
+    }
+    drained
+}
+
+/// When it ended, if it did.
+fn ended(verdict: &Verdict) -> Option<Instant> {
+    let over = verdict.outcome != Outcome::Leaked;
+    verdict.since.filter(|_| over).map(|since| since + verdict.took)
+}
+
+fn gate_end(gate: &Gate, end: Option<Instant>, late: bool, phase_run: &PhaseRun) -> (String, Outcome, Duration) {
+    let outcome = match (late, end) {
         (false, _) => Outcome::Ok,
-        (true, true) => Outcome::TimedOut { late_by: Some(deadline.elapsed()) },
-        (true, false) => Outcome::TimedOut { late_by: None },
+        (true, end) => {
+            Outcome::TimedOut { late_by: end.map(|end| end.saturating_duration_since(phase_run.deadline())) }
+        }
     };
-    (gate.name().to_owned(), outcome, phase_run.started.elapsed())
+    let took = end.unwrap_or_else(Instant::now).saturating_duration_since(phase_run.started);
+    (gate.name().to_owned(), outcome, took)
 }
 
 fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: Option<&PhaseEnd>) -> PhaseReport {
@@ -308,11 +358,12 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
     let end = end.unwrap_or(&skipped);
     let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
     let works = records.map(|record| {
-        let verdict = record.verdict();
+        let verdict = record.verdict(end.deadline);
         Entry {
             kind: record.kind,
             name: record.name.to_string(),
             started_after: verdict.since.map(after),
+            ended_after: ended(&verdict).map(after),
             took: verdict.took,
             outcome: verdict.outcome,
         }
@@ -321,15 +372,19 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
         kind: WorkKind::Gate,
         name: name.clone(),
         started_after: Some(after(end.started)),
+        ended_after: (*outcome != Outcome::TimedOut { late_by: None }).then(|| after(end.started + *took)),
         took: *took,
         outcome: outcome.clone(),
     });
     PhaseReport {
         name: phase.config.name.to_string(),
+        after: shared.names(&phase.config.after),
         status: end.status,
         started_after: after(end.started),
         took: end.took,
         budget: end.budget,
+        reserve: phase.config.reserve,
+        hold: phase.config.hold,
         entries: works.chain(gates).collect(),
         survivors: end.survivors.clone(),
     }

@@ -4,6 +4,7 @@
 //! the state, then a task table or a gate's names or a phase's deadline, then the progress channel.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -20,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     gate::{Gate, Name, wait_until},
     hook::{HookSlot, Work},
-    phase::{Phase, PhaseId, PhaseRun},
+    phase::{self, CoordinatorId, Phase, PhaseId, PhaseRun},
     plan::{Plan, PlannedPhase, PlannedWork},
     progress::{Blocker, PhaseProgress, PhaseStage, Progress, RunStage},
     reason::{Reason, Trigger},
     record::{Record, WorkKind},
     report::{Note, PhaseStatus},
     sync::{later, lock},
+    task::{RejectCause, Rejected},
     watchdog::Alarm,
 };
 
@@ -45,6 +47,7 @@ pub(crate) struct Limits {
 }
 
 pub(crate) struct Shared {
+    pub(crate) id: CoordinatorId,
     pub(crate) phases: Vec<Phase>,
     pub(crate) limits: Limits,
     pub(crate) reloads: watch::Sender<u64>,
@@ -64,7 +67,8 @@ pub(crate) struct RunCx {
     pub(crate) triggered_unix_ms: u64,
     pub(crate) deadline: Instant,
     pub(crate) force: CancellationToken,
-    pub(crate) forced_by: OnceLock<Reason>,
+    /// Why and when it was forced.
+    pub(crate) forced_by: OnceLock<(Reason, Instant)>,
     /// Cancelled when the shutdown is aborted.
     pub(crate) abandon: CancellationToken,
     pub(crate) notes: Mutex<Vec<Note>>,
@@ -105,7 +109,7 @@ pub(crate) struct StartedPhase {
 }
 
 impl Shared {
-    pub(crate) fn new(phases: Vec<Phase>, limits: Limits, alarm: Option<Alarm>) -> Self {
+    pub(crate) fn new(id: CoordinatorId, phases: Vec<Phase>, limits: Limits, alarm: Option<Alarm>) -> Self {
         let waiting = |phase: &Phase| PhaseProgress { name: phase.config.name.to_string(), stage: PhaseStage::Waiting };
         let progress = Progress {
             stage: RunStage::Serving,
@@ -124,6 +128,7 @@ impl Shared {
             last_hook_id: 0,
         };
         Self {
+            id,
             phases,
             limits,
             reloads: watch::Sender::new(0),
@@ -140,6 +145,20 @@ impl Shared {
         lock(&self.state)
     }
 
+    /// Where the phase is in the lists; nowhere if it belongs to another coordinator.
+    fn index(&self, phase: PhaseId) -> Option<usize> {
+        if phase.of == self.id {
+            return Some(phase.index);
+        }
+        tracing::error!(index = phase.index, "a phase of another coordinator was used");
+        None
+    }
+
+    pub(crate) fn phase(&self, phase: PhaseId) -> Option<&Phase> {
+        self.phases.get(self.index(phase)?)
+    }
+
+    #[inline]
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Acquire)
     }
@@ -216,8 +235,8 @@ impl Shared {
         self.trigger(reason.clone());
         let state = self.state();
         let Some(run) = &state.run else { return };
-        if run.forced_by.set(reason).is_ok() {
-            tracing::warn!(reason = ?run.forced_by.get(), "shutdown is forced");
+        if run.forced_by.set((reason, Instant::now())).is_ok() {
+            tracing::warn!(reason = ?run.forced_by.get().map(|(reason, _)| reason), "shutdown is forced");
             self.progress.send_modify(|progress| progress.forced = true);
             run.force.cancel();
             drop(state);
@@ -298,10 +317,10 @@ impl Shared {
         let live = state.phases.get_mut(index)?;
         let now = Instant::now();
         let deadline = phase.deadline(now, run.deadline, run.force.is_cancelled());
-        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline));
+        let phase_run = Arc::new(PhaseRun::new(phase, now, deadline, self.limits.grace));
         tracing::info!(phase = %phase.config.name, budget = ?(deadline - now), "phase begins");
         live.stage = Stage::Running(Arc::clone(&phase_run));
-        live.close(phase, &phase_run);
+        live.close(phase);
         self.set_stage(index, PhaseStage::Running { deadline });
         Some(StartedPhase { run: phase_run, hooks: std::mem::take(&mut live.hooks), gates: live.gates.clone() })
     }
@@ -311,8 +330,7 @@ impl Shared {
         let mut state = self.state();
         let (Some(phase), true) = (self.phases.get(index), state.is_current(run)) else { return };
         let Some(live) = state.phases.get_mut(index) else { return };
-        let now = Instant::now();
-        live.close(phase, &Arc::new(PhaseRun::new(phase, now, now)));
+        live.close(phase);
         live.stage = Stage::Over;
         let hooks = std::mem::take(&mut live.hooks);
         self.set_stage(index, PhaseStage::Over(PhaseStatus::Skipped));
@@ -365,13 +383,15 @@ impl Shared {
         kind: WorkKind,
         hook: F,
         into_work: impl FnOnce(F) -> Work,
-    ) -> Result<u64, F> {
+    ) -> Result<u64, Rejected<F>> {
         let mut state = self.state();
         let id = state.last_hook_id + 1;
-        let Some(live) = state.phases.get_mut(phase.0).filter(|live| matches!(live.stage, Stage::Waiting)) else {
-            return Err(hook);
+        let live = match self.index(phase).and_then(|index| state.phases.get_mut(index)) {
+            Some(live) if matches!(live.stage, Stage::Waiting) => live,
+            Some(_) => return Err(Rejected { work: hook, cause: RejectCause::PhaseStarted }),
+            None => return Err(Rejected { work: hook, cause: RejectCause::ForeignPhase }),
         };
-        let record = Arc::new(Record::new(name, kind));
+        let record = Arc::new(Record::waiting(name, kind, id));
         live.records.push(Arc::clone(&record));
         live.hooks.push(HookSlot { id, record, work: into_work(hook) });
         state.last_hook_id = id;
@@ -380,7 +400,7 @@ impl Shared {
 
     pub(crate) fn remove_hook(&self, phase: PhaseId, id: u64) -> bool {
         let mut state = self.state();
-        let Some(live) = state.phases.get_mut(phase.0) else { return false };
+        let Some(live) = self.index(phase).and_then(|index| state.phases.get_mut(index)) else { return false };
         let Some(position) = live.hooks.iter().position(|slot| slot.id == id) else { return false };
         let slot = live.hooks.remove(position);
         live.records.retain(|record| !Arc::ptr_eq(record, &slot.record));
@@ -391,24 +411,36 @@ impl Shared {
 
     /// A gate of the phase; a closed one when the phase has started.
     pub(crate) fn add_gate(&self, phase: PhaseId, name: Name) -> Gate {
-        let drained = self.phases.get(phase.0).map(|phase| Arc::clone(&phase.drained)).unwrap_or_default();
+        let drained = self.phase(phase).map(|phase| Arc::clone(&phase.drained)).unwrap_or_default();
         let gate = Gate::new(name, drained);
         let mut state = self.state();
-        match state.phases.get_mut(phase.0) {
-            Some(live) if matches!(live.stage, Stage::Waiting) => live.gates.push(gate.clone()),
+        match self.index(phase).and_then(|index| state.phases.get_mut(index)) {
+            Some(live) if matches!(live.stage, Stage::Waiting) => {
+                // So that gates which come and go do not pile up; as dear as pushing, over all calls.
+                if live.gates.len() == live.gates.capacity() {
+                    live.gates.retain(|gate| !gate.is_orphan());
+                }
+                live.gates.push(gate.clone());
+            }
             _ => gate.close(),
         }
         gate
     }
 
     pub(crate) fn token(&self, phase: PhaseId) -> CancellationToken {
-        self.state().phases.get(phase.0).map_or_else(cancelled_token, |live| live.token.clone())
+        let index = self.index(phase);
+        let state = self.state();
+        index.and_then(|index| state.phases.get(index)).map_or_else(cancelled_token, |live| live.token.clone())
     }
 
     // --- looking ---
 
     pub(crate) fn running(&self, phase: PhaseId) -> Option<Arc<PhaseRun>> {
-        match &self.state().phases.get(phase.0)?.stage {
+        self.running_at(self.index(phase)?)
+    }
+
+    fn running_at(&self, index: usize) -> Option<Arc<PhaseRun>> {
+        match &self.state().phases.get(index)?.stage {
             Stage::Running(run) => Some(Arc::clone(run)),
             Stage::Waiting | Stage::Over => None,
         }
@@ -420,7 +452,7 @@ impl Shared {
 
     /// What the phase waits for, if it is running.
     pub(crate) fn phase_blockers(&self, index: usize) -> Vec<Blocker> {
-        let (Some(phase), Some(run)) = (self.phases.get(index), self.running(PhaseId(index))) else {
+        let (Some(phase), Some(run)) = (self.phases.get(index), self.running_at(index)) else {
             return Vec::new();
         };
         let now = Instant::now();
@@ -460,9 +492,15 @@ impl Shared {
         Plan {
             deadline: self.limits.deadline,
             grace: self.limits.grace,
+            overrun: phase::overrun(&self.phases, self.limits.grace),
             watchdog_margin: self.limits.watchdog_margin,
             phases,
         }
+    }
+
+    /// The names of these phases.
+    pub(crate) fn names(&self, indices: &[usize]) -> Vec<String> {
+        indices.iter().filter_map(|&index| self.phases.get(index)).map(|phase| phase.config.name.to_string()).collect()
     }
 
     fn planned(&self, phase: &Phase, live: &PhaseState) -> PlannedPhase {
@@ -472,12 +510,7 @@ impl Shared {
         let gates = live.gates.iter().map(|gate| PlannedWork { kind: WorkKind::Gate, name: gate.name().to_owned() });
         PlannedPhase {
             name: config.name.to_string(),
-            after: config
-                .after
-                .iter()
-                .filter_map(|index| self.phases.get(*index))
-                .map(|before| before.config.name.to_string())
-                .collect(),
+            after: self.names(&config.after),
             timeout: config.timeout,
             reserve: config.reserve,
             hold: config.hold,
@@ -486,7 +519,7 @@ impl Shared {
             point_of_no_return: config.point_of_no_return,
             on_failure: config.on_failure,
             work: hooks.chain(gates).collect(),
-            tasks: phase.tasks.records().len(),
+            tasks: phase.tasks.len(),
         }
     }
 }
@@ -507,9 +540,9 @@ impl State {
 }
 
 impl PhaseState {
-    fn close(&self, phase: &Phase, run: &Arc<PhaseRun>) {
+    fn close(&self, phase: &Phase) {
         self.gates.iter().for_each(Gate::close);
-        phase.tasks.close(run);
+        phase.tasks.close();
         self.token.cancel();
     }
 }
@@ -524,4 +557,10 @@ fn cancelled_token() -> CancellationToken {
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("shutting_down", &self.is_shutting_down()).finish_non_exhaustive()
+    }
 }

@@ -1,49 +1,39 @@
 //! Tasks that belong to a phase.
 
 use std::{
-    collections::HashMap,
     fmt,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
+    thread,
 };
 
 use futures_util::FutureExt as _;
-use tokio::{
-    runtime::Handle,
-    sync::Notify,
-    task::{AbortHandle, JoinHandle},
-    time::Instant,
-};
+use slab::Slab;
+use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::{
     gate::{Gate, Guard, Name},
-    phase::PhaseRun,
-    record::{Outcome, Record, WorkKind},
+    record::{Outcome, Record},
     sync::{lock, panic_message},
 };
 
 /// The tasks of one phase.
+///
+/// Tasks end on many threads at once, so they are spread over several lists with a lock each.
 pub(crate) struct TaskTable {
     gate: Gate,
-    entries: Mutex<Entries>,
+    lists: [Mutex<Slab<Arc<Record>>>; LISTS],
+    /// The number of the next task.
+    next: AtomicU64,
 }
 
-#[derive(Default)]
-struct Entries {
-    last_id: u64,
-    by_id: HashMap<u64, Entry>,
-    /// Set while the phase runs: from then on an ended task stays in the table, for the report.
-    run: Option<Arc<PhaseRun>>,
-}
-
-struct Entry {
-    record: Arc<Record>,
-    /// Unknown for the instant between registration and spawn.
-    abort: Option<AbortHandle>,
-}
+const LISTS: usize = 16;
 
 /// A task that was spawned with [`ShutdownHandle::spawn`](crate::ShutdownHandle::spawn).
 ///
@@ -65,29 +55,36 @@ pub enum TaskError {
     Aborted,
 }
 
-/// A task was not spawned; here is its future, never polled.
+/// A hook was not registered, or a task not spawned. Here it is back: the hook never called, the future never polled.
 #[derive(thiserror::Error)]
-#[error("the task was not spawned: {cause}")]
-pub struct Rejected<F> {
-    /// The future as it was given.
-    pub future: F,
+#[error("refused: {cause}")]
+#[non_exhaustive]
+pub struct Rejected<W> {
+    /// The hook or future as it was given.
+    pub work: W,
     /// Why.
     pub cause: RejectCause,
 }
 
-/// Why a task was not spawned.
+/// Why a hook was not registered, or a task not spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RejectCause {
     /// Its phase has started.
     #[error("its phase has started")]
     PhaseStarted,
+    /// Its scope is to stop.
+    #[error("its scope is to stop")]
+    ScopeStopped,
+    /// Its phase belongs to another coordinator.
+    #[error("its phase belongs to another coordinator")]
+    ForeignPhase,
     /// The caller is outside of a tokio runtime.
     #[error("there is no tokio runtime here")]
     NoRuntime,
 }
 
-impl<F> fmt::Debug for Rejected<F> {
+impl<W> fmt::Debug for Rejected<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejected").field("cause", &self.cause).finish_non_exhaustive()
     }
@@ -119,52 +116,84 @@ impl<T> Future for Task<T> {
 
 impl TaskTable {
     pub(crate) fn new(drained: Arc<Notify>) -> Self {
-        Self { gate: Gate::new(Name::Borrowed("tasks"), drained), entries: Mutex::default() }
+        Self { gate: Gate::new(Name::Borrowed("tasks"), drained), lists: Default::default(), next: AtomicU64::new(0) }
     }
 
     pub(crate) fn spawn<F>(self: &Arc<Self>, name: Name, future: F) -> Result<Task<F::Output>, Rejected<F>>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
+        self.spawn_as(name, 0, future, |future| future, |_| Outcome::Ok)
+    }
+
+    /// A task of a scope. `into_member` makes its future from the one that is given back when it is refused.
+    pub(crate) fn spawn_member<W, F>(
+        self: &Arc<Self>,
+        name: Name,
+        scope: usize,
+        work: W,
+        into_member: impl FnOnce(W) -> F,
+    ) -> Result<Task<Result<(), String>>, Rejected<W>>
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.spawn_as(name, scope, work, into_member, |result| match result {
+            Ok(()) => Outcome::Ok,
+            Err(error) => Outcome::Failed { error: error.clone() },
+        })
+    }
+
+    fn spawn_as<W, F>(
+        self: &Arc<Self>,
+        name: Name,
+        scope: usize,
+        work: W,
+        into_future: impl FnOnce(W) -> F,
+        judge: impl FnOnce(&F::Output) -> Outcome + Send + 'static,
+    ) -> Result<Task<F::Output>, Rejected<W>>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(Rejected { future, cause: RejectCause::NoRuntime });
+            return Err(Rejected { work, cause: RejectCause::NoRuntime });
         };
         let Ok(guard) = self.gate.enter() else {
-            return Err(Rejected { future, cause: RejectCause::PhaseStarted });
+            return Err(Rejected { work, cause: RejectCause::PhaseStarted });
         };
-        let ticket = self.register(name, guard);
-        let id = ticket.id;
+        let ticket = self.register(name, scope, guard);
+        let record = Arc::clone(&ticket.record);
+        // Combinators rather than an async block, which would keep room for the future twice.
+        let tracked = AssertUnwindSafe(into_future(work)).catch_unwind().map(move |result| ticket.end(result, judge));
         // A runtime that is shutting down drops the future right here, and the ticket with it: so no lock is held.
-        let handle = runtime.spawn(with_ticket(ticket, future));
-        if let Some(entry) = lock(&self.entries).by_id.get_mut(&id) {
-            entry.abort = Some(handle.abort_handle());
-        }
+        let handle = runtime.spawn(tracked);
+        record.set_abort(handle.abort_handle());
         Ok(Task { handle })
     }
 
-    fn register(self: &Arc<Self>, name: Name, guard: Guard) -> Ticket {
-        let record = Arc::new(Record::new(name, WorkKind::Task));
-        record.start();
-        let mut entries = lock(&self.entries);
-        entries.last_id += 1;
-        let id = entries.last_id;
-        entries.by_id.insert(id, Entry { record, abort: None });
-        Ticket { table: Arc::clone(self), id, outcome: None, _guard: guard }
+    fn register(self: &Arc<Self>, name: Name, scope: usize, guard: Guard) -> Ticket {
+        let number = self.next.fetch_add(1, Relaxed);
+        let record = Arc::new(Record::running(name, number, scope));
+        let key = lock(self.list(number)).insert(Arc::clone(&record));
+        Ticket { table: Arc::clone(self), record, key, _guard: guard }
     }
 
-    /// Refuses more tasks and keeps the present ones for the report.
-    pub(crate) fn close(&self, run: &Arc<PhaseRun>) {
+    fn list(&self, number: u64) -> &Mutex<Slab<Arc<Record>>> {
+        let [first, ..] = &self.lists;
+        usize::try_from(number).ok().and_then(|number| self.lists.get(number % LISTS)).unwrap_or(first)
+    }
+
+    /// Refuses more tasks. From now on one that ends stays in the table, for the report.
+    pub(crate) fn close(&self) {
         self.gate.close();
-        lock(&self.entries).run = Some(Arc::clone(run));
     }
 
     /// Undoes [`TaskTable::close`].
     pub(crate) fn reopen(&self) {
-        let mut entries = lock(&self.entries);
-        entries.run = None;
-        entries.by_id.retain(|_, entry| entry.record.running_since().is_some());
-        drop(entries);
+        // First the gate: a task that ended before, and so stays in the table, is then seen to have ended.
         self.gate.reopen();
+        for list in &self.lists {
+            lock(list).retain(|_, record| record.running_since().is_some());
+        }
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -172,65 +201,73 @@ impl TaskTable {
     }
 
     pub(crate) fn abort_all(&self) {
-        let handles: Vec<_> = lock(&self.entries).by_id.values().filter_map(|entry| entry.abort.clone()).collect();
-        for handle in handles {
-            handle.abort();
+        for record in self.records() {
+            record.abort();
         }
     }
 
+    /// Aborts what is left of a scope. Gives the names.
+    pub(crate) fn abort_members(&self, scope: usize) -> Vec<String> {
+        let mut left = self.records();
+        left.retain(|record| record.scope == scope && record.running_since().is_some());
+        for record in &left {
+            record.abort();
+        }
+        left.iter().map(|record| record.name.to_string()).collect()
+    }
+
+    /// In the order in which they were spawned.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
-        let entries = lock(&self.entries);
-        let mut ids: Vec<_> = entries.by_id.iter().collect();
-        ids.sort_unstable_by_key(|(id, _)| **id);
-        ids.into_iter().map(|(_, entry)| Arc::clone(&entry.record)).collect()
+        let mut records = Vec::new();
+        for list in &self.lists {
+            records.extend(lock(list).iter().map(|(_, record)| (record.number, Arc::clone(record))));
+        }
+        records.sort_unstable_by_key(|(number, _)| *number);
+        records.into_iter().map(|(_, record)| record).collect()
     }
-}
 
-async fn with_ticket<F: Future>(mut ticket: Ticket, future: F) -> Result<F::Output, TaskError> {
-    match AssertUnwindSafe(future).catch_unwind().await {
-        Ok(output) => {
-            ticket.outcome = Some(Outcome::Ok);
-            Ok(output)
-        }
-        Err(payload) => {
-            let message = panic_message(payload);
-            tracing::error!(task = ticket.name(), message, "a task panicked");
-            ticket.outcome = Some(Outcome::Panicked { message: message.clone() });
-            Err(TaskError::Panicked(message))
-        }
+    pub(crate) fn len(&self) -> usize {
+        self.lists.iter().map(|list| lock(list).len()).sum()
     }
 }
 
 /// Travels with a task's future, so that the table learns of its end however it ends.
 struct Ticket {
     table: Arc<TaskTable>,
-    id: u64,
-    outcome: Option<Outcome>,
+    record: Arc<Record>,
+    key: usize,
     /// Released last.
     _guard: Guard,
 }
 
 impl Ticket {
-    fn name(&self) -> String {
-        lock(&self.table.entries).by_id.get(&self.id).map(|entry| entry.record.name.to_string()).unwrap_or_default()
+    fn end<T>(self, result: thread::Result<T>, judge: impl FnOnce(&T) -> Outcome) -> Result<T, TaskError> {
+        match result {
+            Ok(output) => {
+                self.record.end(judge(&output));
+                Ok(output)
+            }
+            Err(payload) => {
+                let message = panic_message(payload);
+                tracing::error!(task = %self.record.name, message, "a task panicked");
+                self.record.end(Outcome::Panicked { message: message.clone() });
+                Err(TaskError::Panicked(message))
+            }
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut entries = lock(&self.table.entries);
-        let deadline = entries.run.as_ref().map(|run| run.deadline());
-        match deadline {
-            Some(deadline) => {
-                // Dropped unfinished: before the deadline by its owner, which is an end like another; later by us.
-                let aborted = if Instant::now() < deadline { Outcome::Ok } else { Outcome::TimedOut { late_by: None } };
-                if let Some(entry) = entries.by_id.get(&self.id) {
-                    entry.record.finish(self.outcome.take().unwrap_or(aborted), deadline);
-                }
-            }
-            None => {
-                entries.by_id.remove(&self.id);
-            }
+        // Without effect unless the future was dropped unfinished.
+        self.record.end_dropped();
+        if self.table.gate.is_closed() {
+            return;
+        }
+        let mut list = lock(self.table.list(self.record.number));
+        // After an abort of the shutdown somebody else may have its place.
+        if list.get(self.key).is_some_and(|record| Arc::ptr_eq(record, &self.record)) {
+            list.remove(self.key);
         }
     }
 }

@@ -4,7 +4,6 @@
 mod common;
 
 use std::{
-    collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Barrier,
@@ -13,7 +12,7 @@ use std::{
     thread,
 };
 
-use common::{build, manual, ms, outcome, secs};
+use common::{build, entry, manual, ms, outcome, secs};
 use shutdown_coordinator::{Gate, Outcome, PhaseId, PhaseStatus, ShutdownCoordinator, ShutdownHandle};
 
 fn one_gate() -> (ShutdownCoordinator, ShutdownHandle, PhaseId, Gate) {
@@ -140,6 +139,28 @@ async fn a_guard_released_after_the_deadline_makes_its_gate_late() {
     assert_eq!(outcome(&report, "orders"), &Outcome::TimedOut { late_by: Some(ms(30)) });
 }
 
+/// The phase waits for the gate until its last guard is gone, and not for as long as the phase lasts.
+#[tokio::test(start_paused = true)]
+async fn each_gate_takes_as_long_as_its_last_guard_is_held() {
+    let mut builder = ShutdownCoordinator::builder();
+    let drain = builder.phase("drain").timeout(secs(10)).id();
+    let (coordinator, handle) = build(builder);
+    for (name, held) in [("quick", ms(20)), ("slow", ms(500)), ("idle", ms(0))] {
+        let guard = handle.gate(drain, name).enter().unwrap();
+        handle
+            .on(drain, format!("hold {name}"), move |_| async move {
+                tokio::time::sleep(held).await;
+                drop(guard);
+            })
+            .unwrap();
+    }
+    handle.trigger(manual());
+    let report = coordinator.run().await;
+    for (name, held) in [("quick", ms(20)), ("slow", ms(500)), ("idle", ms(0))] {
+        assert_eq!((entry(&report, name).took, entry(&report, name).ended_after), (held, Some(held)), "{name}");
+    }
+}
+
 /// Property 38.
 #[tokio::test(start_paused = true)]
 async fn a_fork_keeps_the_drain_open_even_after_the_close() {
@@ -159,149 +180,4 @@ async fn a_fork_keeps_the_drain_open_even_after_the_close() {
     let (report, ()) = tokio::join!(coordinator.run(), forking);
     assert_eq!(report.phases[0].took, secs(1));
     assert!(report.is_clean());
-}
-
-/// The steps of the algorithm in `gate.rs`, one atomic access each, for a model that tries every interleaving.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Model {
-    shards: [i8; 2],
-    closed: bool,
-    /// Whether the waiter has been notified since it registered.
-    notified: bool,
-    users: [User; 2],
-    closer: Closer,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum User {
-    Start,
-    /// Has added; reads `closed` next.
-    Added,
-    /// Has read `closed` without having added: only in the faulty variant.
-    ReadFirst,
-    Holding,
-    /// Has subtracted to this value; reads `closed` next.
-    Subtracted(i8),
-    Done,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Closer {
-    Start,
-    Register,
-    Read(usize),
-    Waiting,
-    Done,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Variant {
-    AsWritten,
-    ReadsBeforeAdding,
-    ReadsBeforeRegistering,
-}
-
-impl Model {
-    fn step_user(&self, index: usize, variant: Variant) -> Option<Self> {
-        let mut next = self.clone();
-        next.users[index] = match self.users[index] {
-            User::Start if variant == Variant::ReadsBeforeAdding => {
-                if self.closed {
-                    User::Done
-                } else {
-                    User::ReadFirst
-                }
-            }
-            User::Start => {
-                next.shards[index] += 1;
-                User::Added
-            }
-            User::ReadFirst => {
-                next.shards[index] += 1;
-                User::Holding
-            }
-            User::Added if !self.closed => User::Holding,
-            // Refused or released: the same path.
-            User::Added | User::Holding => {
-                next.shards[index] -= 1;
-                User::Subtracted(next.shards[index])
-            }
-            User::Subtracted(left) => {
-                next.notified |= left == 0 && self.closed;
-                User::Done
-            }
-            User::Done => return None,
-        };
-        Some(next)
-    }
-
-    fn step_closer(&self, variant: Variant) -> Option<Self> {
-        let faulty = variant == Variant::ReadsBeforeRegistering;
-        let mut next = self.clone();
-        next.closer = match self.closer {
-            Closer::Start => {
-                next.closed = true;
-                if faulty { Closer::Read(0) } else { Closer::Register }
-            }
-            Closer::Register => {
-                next.notified = false;
-                if faulty { Closer::Waiting } else { Closer::Read(0) }
-            }
-            Closer::Read(index) if self.shards[index] != 0 => {
-                if faulty {
-                    Closer::Register
-                } else {
-                    Closer::Waiting
-                }
-            }
-            Closer::Read(0) => Closer::Read(1),
-            Closer::Read(_) => Closer::Done,
-            Closer::Waiting if self.notified => {
-                if faulty {
-                    Closer::Read(0)
-                } else {
-                    Closer::Register
-                }
-            }
-            Closer::Waiting | Closer::Done => return None,
-        };
-        Some(next)
-    }
-
-    /// Looks at every reachable state; the first fault found, if any.
-    fn explore(variant: Variant) -> Option<&'static str> {
-        let users = [User::Start; 2];
-        let mut open = vec![Self { shards: [0; 2], closed: false, notified: false, users, closer: Closer::Start }];
-        let mut seen = HashSet::new();
-        while let Some(state) = open.pop() {
-            if !seen.insert(state.clone()) {
-                continue;
-            }
-            if state.closer == Closer::Done
-                && state.users.iter().any(|user| matches!(user, User::Holding | User::ReadFirst))
-            {
-                return Some("the drain ended with a guard held");
-            }
-            let mut next: Vec<_> = (0..2).filter_map(|index| state.step_user(index, variant)).collect();
-            next.extend(state.step_closer(variant));
-            if next.is_empty() && state.closer != Closer::Done {
-                return Some("a wake-up was lost");
-            }
-            open.extend(next);
-        }
-        None
-    }
-}
-
-/// Property 33, exhaustively: every interleaving of two users on two shards and a closer.
-#[test]
-fn in_every_interleaving_close_waits_for_who_was_admitted_and_is_woken() {
-    assert_eq!(Model::explore(Variant::AsWritten), None);
-}
-
-/// The model is worth something: it finds the two classic mistakes.
-#[test]
-fn the_model_finds_the_classic_mistakes() {
-    assert_eq!(Model::explore(Variant::ReadsBeforeAdding), Some("the drain ended with a guard held"));
-    assert_eq!(Model::explore(Variant::ReadsBeforeRegistering), Some("a wake-up was lost"));
 }

@@ -3,12 +3,13 @@
 
 mod common;
 
-use std::{future::pending, sync::mpsc, thread};
+use std::{cell::RefCell, future::pending, sync::mpsc, thread};
 
 use common::{Trace, build, entry, manual, ms, outcome, secs};
 use shutdown_coordinator::{
     EXIT_UNCLEAN, HookContext, Outcome, PhaseId, RejectCause, ShutdownCoordinator, ShutdownHandle, TaskError, WorkKind,
 };
+use tokio::sync::oneshot;
 
 fn one_phase() -> (ShutdownCoordinator, ShutdownHandle, PhaseId) {
     let mut builder = ShutdownCoordinator::builder();
@@ -85,7 +86,7 @@ async fn a_hook_may_register_into_a_phase_to_come_but_not_into_a_started_one() {
         .on(first, "registers", move |_| async move {
             inner.on(second, "added", |_| async move { inner_trace.add("added") }).unwrap();
             let late = inner.on(first, "too late", |_| async {}).unwrap_err();
-            assert_eq!(size_of_val(&late.hook), 0, "the hook itself, which captures nothing");
+            assert_eq!(size_of_val(&late.work), 0, "the hook itself, which captures nothing");
             assert!(inner.gate(first, "too late").enter().is_err());
         })
         .unwrap();
@@ -142,20 +143,20 @@ async fn a_leaked_hook_that_ends_before_the_report_is_late() {
     let first = builder.phase("first").timeout(ms(10)).id();
     let second = builder.phase("second").after(&[first]).id();
     let (coordinator, handle) = build(builder.grace(ms(0)));
+    // Dropped with the hook's thread, and so after its end has been noted.
+    thread_local!(static ENDED: RefCell<Option<oneshot::Sender<()>>> = const { RefCell::new(None) });
     let (release, wait) = mpsc::channel::<()>();
-    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let (ended, end) = oneshot::channel::<()>();
     handle
         .on_blocking(first, "slow", move |_| {
+            ENDED.set(Some(ended));
             wait.recv().unwrap();
-            drop(ended);
         })
         .unwrap();
     handle
         .on(second, "releases", |_| async move {
             release.send(()).unwrap();
             end.await.unwrap_err();
-            // The record follows the end of the closure by a moment that nothing announces.
-            tokio::time::sleep(ms(100)).await;
         })
         .unwrap();
     handle.trigger(manual());
@@ -241,7 +242,7 @@ async fn tasks_are_told_waited_for_aborted_and_refused() {
     let rejected = handle.spawn(only, "late", async move { future_trace.add("polled") }).unwrap_err();
     assert_eq!(rejected.cause, RejectCause::PhaseStarted);
     assert!(polled.all().is_empty());
-    rejected.future.await;
+    rejected.work.await;
     assert_eq!(polled.all(), ["polled"]);
 }
 

@@ -8,7 +8,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use common::{Trace, build, manual, ms, outcome, phase, secs};
 use shutdown_coordinator::{
     BuildError, Builder, EXIT_UNCLEAN, FailurePolicy, Outcome, PhaseId, PhaseSpec, PhaseStage, PhaseStatus,
-    ShutdownCoordinator, ShutdownHandle,
+    RejectCause, ShutdownCoordinator, ShutdownHandle,
 };
 use tokio::{sync::Barrier, time::Instant};
 
@@ -159,7 +159,7 @@ async fn a_reserve_is_whole_even_after_a_phase_that_used_its_grace() {
     handle
         .on(persist, "save", |cx| async move {
             assert_eq!(cx.remaining(), secs(4));
-            tokio::time::sleep(secs(4)).await;
+            tokio::time::sleep(ms(3_999)).await;
         })
         .unwrap();
     handle.trigger(manual());
@@ -195,6 +195,51 @@ fn phases_with_the_same_name_fail_the_build() {
     assert!(matches!(builder.build(), Err(BuildError::DuplicatePhase(name)) if name == "drain"));
 }
 
+/// The watchdog leaves a shutdown that keeps to its rules alone: graces are part of them.
+#[tokio::test(start_paused = true)]
+async fn a_watchdog_that_would_bark_too_soon_fails_the_build() {
+    let describe = |margin| {
+        let mut builder = ShutdownCoordinator::builder();
+        let first = builder.phase("first").reserve(secs(1)).id();
+        builder.phase("beside").id();
+        builder.phase("second").after(&[first]).reserve(secs(1)).id();
+        builder.deadline(secs(2)).grace(secs(1)).watchdog(margin)
+    };
+    let error = describe(ms(2_099)).build().unwrap_err();
+    let expected = "the watchdog's margin of 2.099s is below the 2.1s by which graces can add up: raise the margin, or lower the grace";
+    assert_eq!(error.to_string(), expected);
+    let (coordinator, handle) = build(describe(ms(2_100)));
+    assert_eq!(handle.plan().overrun, ms(2_100));
+    for name in ["first", "second"] {
+        handle.on(handle.phase(name).unwrap(), "endless", |_| std::future::pending::<()>()).unwrap();
+    }
+    handle.trigger(manual());
+    let took = coordinator.run().await.took;
+    assert!(took > secs(2) && took <= secs(2) + ms(2_100), "{took:?}");
+}
+
+/// Bad use is an error and never a hang: the ids of one coordinator mean nothing to another.
+#[tokio::test(start_paused = true)]
+async fn a_phase_of_another_coordinator_is_refused_everywhere() {
+    let mut other = ShutdownCoordinator::builder();
+    let foreign = other.phase("theirs").id();
+    let mut builder = ShutdownCoordinator::builder();
+    builder.phase("ours").after(&[foreign]).id();
+    let error = builder.build().unwrap_err();
+    assert!(matches!(&error, BuildError::ForeignPhase { phase } if phase == "ours"), "{error}");
+    assert_eq!(error.to_string(), "phase \"ours\" comes after a phase of another coordinator");
+
+    let mut builder = ShutdownCoordinator::builder();
+    builder.phase("ours").id();
+    let (coordinator, handle) = build(builder);
+    assert_eq!(handle.on(foreign, "hook", |_| async {}).unwrap_err().cause, RejectCause::ForeignPhase);
+    assert_eq!(handle.spawn(foreign, "task", async {}).unwrap_err().cause, RejectCause::ForeignPhase);
+    assert!(handle.gate(foreign, "gate").enter().is_err());
+    assert!(handle.token(foreign).is_cancelled());
+    handle.trigger(manual());
+    assert!(coordinator.run().await.is_clean());
+}
+
 fn spec(name: &str, after: &[&str]) -> PhaseSpec {
     let after = after.iter().map(ToString::to_string).collect();
     PhaseSpec { name: name.to_owned(), after, ..PhaseSpec::default() }
@@ -228,7 +273,7 @@ async fn a_hook_that_ends_after_its_deadline_is_late_and_never_ok() {
     let only = builder.phase("only").timeout(secs(1)).id();
     let (coordinator, handle) = build(builder.grace(secs(1)));
     handle.on(only, "late", |_| tokio::time::sleep(ms(1_200))).unwrap();
-    handle.on(only, "in time", |_| tokio::time::sleep(secs(1))).unwrap();
+    handle.on(only, "in time", |_| tokio::time::sleep(ms(999))).unwrap();
     handle.trigger(manual());
     let report = coordinator.run().await;
     assert_eq!(outcome(&report, "late"), &Outcome::TimedOut { late_by: Some(ms(200)) });
@@ -312,6 +357,16 @@ async fn abort_rest_skips_dependents_only_and_reserved_phases_still_run() {
 /// Property 22.
 #[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_polls_each_hook_once() {
+    polls_once().await;
+}
+
+/// Properties 22 and 50: in real time too, where the first poll ends after a deadline that is the start.
+#[tokio::test]
+async fn a_timeout_of_zero_polls_each_hook_once_in_real_time() {
+    polls_once().await;
+}
+
+async fn polls_once() {
     let mut builder = ShutdownCoordinator::builder();
     let only = builder.phase("only").timeout(secs(0)).id();
     let (coordinator, handle) = build(builder.grace(ms(0)));
@@ -332,6 +387,20 @@ async fn a_timeout_of_zero_polls_each_hook_once() {
     assert_eq!(trace, ["ready", "slow begins"]);
     assert_eq!(outcome(&report, "ready"), &Outcome::Ok);
     assert_eq!(outcome(&report, "slow"), &Outcome::TimedOut { late_by: None });
+}
+
+/// Property 50: a phase for which no time is left, and which needs none, is over in time, paused or not.
+#[tokio::test]
+async fn a_phase_that_needs_no_time_is_over_in_time_without_any() {
+    let mut builder = ShutdownCoordinator::builder();
+    let empty = builder.phase("empty").timeout(secs(0)).id();
+    let quick = builder.phase("quick").after(&[empty]).timeout(secs(0)).sequential().id();
+    let (coordinator, handle) = build(builder);
+    handle.on(quick, "one", |_| async {}).unwrap();
+    handle.on(quick, "two", |_| async {}).unwrap();
+    handle.trigger(manual());
+    let report = coordinator.run().await;
+    assert!(report.is_clean(), "{report}");
 }
 
 /// Property 24.
@@ -392,7 +461,7 @@ async fn the_plan_shows_what_is_registered() {
     let registration = handle.on(drain, "flush", |_| async {}).unwrap();
     let _gate = handle.gate(drain, "orders");
     let text = handle.plan().to_string();
-    for part in ["drain", "3s", "hook flush", "gate orders", "watchdog 2s", "no way back"] {
+    for part in ["drain", "3 s", "hook flush", "gate orders", "watchdog 2 s", "no way back"] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
     assert!(registration.cancel());

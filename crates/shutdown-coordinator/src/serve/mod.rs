@@ -72,6 +72,9 @@ pub enum ServeError {
     /// The caller is outside of a tokio runtime.
     #[error("there is no tokio runtime here")]
     NoRuntime,
+    /// One of its phases belongs to another coordinator.
+    #[error("a phase of the server belongs to another coordinator")]
+    ForeignPhase,
 }
 
 impl Server {
@@ -148,6 +151,9 @@ impl Server {
 
     fn serve<L: Listener>(self, listener: L, name: &str) -> Result<Task<()>, ServeError> {
         let Self { handle, phase, keep_until, router, limits } = self;
+        if [phase, keep_until].iter().any(|phase| handle.shared().phase(*phase).is_none()) {
+            return Err(ServeError::ForeignPhase);
+        }
         let requests = handle.gate(phase, format!("requests of {name}"));
         let listening = requests.enter_named(format!("listener {name}")).map_err(|_| ServeError::ShuttingDown)?;
         let connections = handle.gate(keep_until, format!("connections of {name}"));
@@ -156,8 +162,9 @@ impl Server {
         let phases = accept::Phases { stop: phase, close: keep_until };
         let accept = accept::run(listener, listening, handle.clone(), phases, shop, root);
         handle.spawn(keep_until, format!("serve {name}"), accept).map_err(|rejected| match rejected.cause {
-            crate::RejectCause::PhaseStarted => ServeError::ShuttingDown,
+            crate::RejectCause::PhaseStarted | crate::RejectCause::ScopeStopped => ServeError::ShuttingDown,
             crate::RejectCause::NoRuntime => ServeError::NoRuntime,
+            crate::RejectCause::ForeignPhase => ServeError::ForeignPhase,
         })
     }
 }

@@ -335,8 +335,7 @@ fn time_left(progress: &Progress, margin: Duration) -> Option<Duration> {
 }
 
 fn margin(plan: &Plan) -> Duration {
-    let graces = plan.phases.iter().map(|_| plan.grace + crate::run::ABORT_WAIT).sum();
-    plan.watchdog_margin.unwrap_or(graces) + EXIT_TIME
+    plan.watchdog_margin.unwrap_or(plan.overrun) + EXIT_TIME
 }
 
 fn number(variable: &'static str) -> Result<Option<u64>, SystemdError> {

@@ -1,18 +1,29 @@
 //! What a shutdown did.
 
+mod digest;
+mod json;
+#[cfg(test)]
+mod schema;
+mod svg;
+mod table;
+pub(crate) mod text;
+
 use std::{
     fmt,
     process::{ExitCode, Termination},
     time::Duration,
 };
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     progress::Blocker,
     reason::Reason,
     record::{Outcome, WorkKind},
 };
+
+pub(crate) use self::json::{Version, ms, optional_ms};
+pub use self::table::ReportTable;
 
 /// Exit code of a shutdown in which everything ended well and in time.
 pub const EXIT_CLEAN: u8 = 0;
@@ -22,20 +33,28 @@ pub const EXIT_UNCLEAN: u8 = 75;
 pub const EXIT_WATCHDOG: u8 = 70;
 
 /// What a shutdown did. Returned from `main`, it gives the process its exit code.
-#[derive(Clone, Debug, Serialize)]
+///
+/// For a person there is [`Report::table`], which `Display` uses too, and [`Report::to_svg`]; for a program
+/// [`Report::to_json`], which [`Deserialize`] reads back.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
+    #[serde(rename = "version")]
+    pub(crate) version: Version,
     /// Why it was started.
     pub reason: Reason,
     /// Why it was forced, if it was.
     pub forced_by: Option<Reason>,
+    /// When it was forced, counted from the trigger, if it was.
+    #[serde(rename = "forced_after_ms", with = "optional_ms")]
+    pub forced_after: Option<Duration>,
     /// When it was triggered, in milliseconds since 1970-01-01 UTC, by the wall clock.
     pub started_unix_ms: u64,
     /// When everything had to be over, counted from the trigger.
-    #[serde(rename = "deadline_ms", serialize_with = "ms")]
+    #[serde(rename = "deadline_ms", with = "ms")]
     pub deadline: Duration,
     /// From the trigger to the end of the last phase.
-    #[serde(rename = "took_ms", serialize_with = "ms")]
+    #[serde(rename = "took_ms", with = "ms")]
     pub took: Duration,
     /// Every phase, in order.
     pub phases: Vec<PhaseReport>,
@@ -44,22 +63,30 @@ pub struct Report {
 }
 
 /// What one phase did.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PhaseReport {
     /// Its name.
     pub name: String,
+    /// The phases that had to be over before it.
+    pub after: Vec<String>,
     /// How it ended.
     pub status: PhaseStatus,
     /// When it started, counted from the trigger.
-    #[serde(rename = "started_after_ms", serialize_with = "ms")]
+    #[serde(rename = "started_after_ms", with = "ms")]
     pub started_after: Duration,
     /// How long it took.
-    #[serde(rename = "took_ms", serialize_with = "ms")]
+    #[serde(rename = "took_ms", with = "ms")]
     pub took: Duration,
-    /// How long it could have taken.
-    #[serde(rename = "budget_ms", serialize_with = "ms")]
+    /// How long it could have taken, as it was known at its start: a forced shutdown leaves it only its reserve.
+    #[serde(rename = "budget_ms", with = "ms")]
     pub budget: Duration,
+    /// The time that was kept for it, whatever happened before it.
+    #[serde(rename = "reserve_ms", with = "ms")]
+    pub reserve: Duration,
+    /// How long it was to last at least.
+    #[serde(rename = "hold_ms", with = "ms")]
+    pub hold: Duration,
     /// Every hook, gate and task of the phase, once.
     pub entries: Vec<Entry>,
     /// What the phase still waited for at its deadline.
@@ -67,7 +94,7 @@ pub struct PhaseReport {
 }
 
 /// What became of one hook, gate or task.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
     /// What it is.
@@ -79,15 +106,19 @@ pub struct Entry {
     pub outcome: Outcome,
     /// When it started, counted from the trigger: 0 for a task that ran before, `None` for what never started. A gate
     /// starts to be waited for with its phase.
-    #[serde(rename = "started_after_ms", serialize_with = "optional_ms")]
+    #[serde(rename = "started_after_ms", with = "optional_ms")]
     pub started_after: Option<Duration>,
-    /// How long it took; for a gate, how long the phase waited for it.
-    #[serde(rename = "took_ms", serialize_with = "ms")]
+    /// When it ended, counted from the trigger: `None` for what never started and for what was still there when the
+    /// report was made.
+    #[serde(rename = "ended_after_ms", with = "optional_ms")]
+    pub ended_after: Option<Duration>,
+    /// How long it took, for a task since it was spawned; for a gate, how long the phase waited for it.
+    #[serde(rename = "took_ms", with = "ms")]
     pub took: Duration,
 }
 
 /// How a phase ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PhaseStatus {
@@ -102,7 +133,7 @@ pub enum PhaseStatus {
 }
 
 /// A line that a hook added to the report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Note {
     /// The phase of the hook.
@@ -135,25 +166,36 @@ impl Report {
     /// - not clean, or forced without any signal: [`EXIT_UNCLEAN`]
     /// - clean: [`EXIT_CLEAN`]
     pub fn exit_code(&self) -> u8 {
-        if let Some(forced_by) = &self.forced_by {
-            let signal = forced_by.signal().or(self.reason.signal());
-            return signal.and_then(|number| u8::try_from(128 + number).ok()).unwrap_or(EXIT_UNCLEAN);
-        }
-        if self.is_clean() { EXIT_CLEAN } else { EXIT_UNCLEAN }
+        let Some(forced_by) = &self.forced_by else {
+            return if self.is_clean() { EXIT_CLEAN } else { EXIT_UNCLEAN };
+        };
+        let signal = forced_by.signal().or(self.reason.signal()).and_then(|number| u8::try_from(number).ok());
+        signal.and_then(|number| number.checked_add(128)).unwrap_or(EXIT_UNCLEAN)
     }
 
-    /// The report as one line of JSON, with the exit code as `exit_code`. Times are in milliseconds.
+    /// The report as a table for a terminal.
+    pub fn table(&self) -> ReportTable<'_> {
+        ReportTable::new(self)
+    }
+
+    /// The report as one line of JSON.
+    #[doc = ""]
+    #[doc = include_str!("../../docs/report.md")]
     pub fn to_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Whole<'a> {
-            exit_code: u8,
-            clean: bool,
-            #[serde(flatten)]
-            report: &'a Report,
-        }
-        let whole = Whole { exit_code: self.exit_code(), clean: self.is_clean(), report: self };
-        serde_json::to_string(&whole)
+        serde_json::to_string(self)
             .unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string())
+    }
+
+    /// The report as a picture: where the time went, and who was waited for. `examples/timeline.rs` makes one.
+    ///
+    /// The time axis counts from the trigger. Each phase has a lane: behind, dashed, what it could have taken; in front
+    /// what it took; below its hooks, gates and tasks, with what held it up at its deadline. What went wrong differs in
+    /// colour, shape and label. Of many entries the worst and longest are shown, and the others counted.
+    ///
+    /// The picture is a complete SVG 1.1 document without scripts, links and fonts of its own; dark where the viewer
+    /// prefers dark. All text is escaped. The same report always gives the same picture.
+    pub fn to_svg(&self) -> String {
+        svg::draw(self)
     }
 }
 
@@ -165,35 +207,7 @@ impl Termination for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "shutdown ({}) took {:.1?}, exit code {}", self.reason, self.took, self.exit_code())?;
-        if let Some(forced_by) = &self.forced_by {
-            write!(f, ", forced ({forced_by})")?;
-        }
-        writeln!(f)?;
-        let names = self.phases.iter().flat_map(|phase| {
-            std::iter::once(phase.name.len()).chain(phase.entries.iter().map(|entry| entry.name.len() + 2))
-        });
-        let width = names.max().unwrap_or(0).max(5);
-        writeln!(f, "{:width$}  {:13}  {:>10}  {:>10}  {:>10}  result", "phase", "kind", "start", "took", "budget")?;
-        for phase in &self.phases {
-            let [start, took, budget] =
-                [phase.started_after, phase.took, phase.budget].map(|time| format!("{time:.1?}"));
-            let status = phase.status;
-            writeln!(f, "{:width$}  {:13}  {start:>10}  {took:>10}  {budget:>10}  {status}", phase.name, "phase")?;
-            for entry in &phase.entries {
-                let took = format!("{:.1?}", entry.took);
-                let name = format!("  {}", entry.name);
-                writeln!(f, "{name:width$}  {:13}  {:>10}  {took:>10}  {:>10}  {}", entry.kind, "", "", entry.outcome)?;
-            }
-        }
-        for survivor in self.survivors() {
-            writeln!(f, "left over: {survivor}")?;
-        }
-        for note in &self.notes {
-            let mark = if note.unclean { "unclean" } else { "note" };
-            writeln!(f, "{mark}: {} ({}, {})", note.text, note.phase, note.hook)?;
-        }
-        Ok(())
+        self.table().fmt(f)
     }
 }
 
@@ -205,17 +219,5 @@ impl fmt::Display for PhaseStatus {
             Self::Forced => "forced",
             Self::Skipped => "skipped",
         })
-    }
-}
-
-pub(crate) fn ms<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).serialize(serializer)
-}
-
-#[expect(clippy::ref_option, reason = "serde's signature")]
-pub(crate) fn optional_ms<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => ms(time, serializer),
-        None => serializer.serialize_none(),
     }
 }

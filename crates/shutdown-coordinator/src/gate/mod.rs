@@ -1,31 +1,20 @@
 //! Gates and guards: counting what is still in use, and refusing more of it.
 //!
-//! # Why no guard is lost
-//!
-//! A gate keeps one counter per shard and one `closed` flag. All accesses are sequentially consistent, so they have one
-//! total order in which:
-//!
-//! 1. `enter` adds to its shard, *then* reads `closed`. If it reads `true` it takes the addition back and fails.
-//! 2. `close` writes `closed`, *then* the waiter reads the shards.
-//! 3. So a successful `enter` read `false` before the write, its addition is before that read, and the waiter sees it.
-//!    An `enter` that starts after `close` has returned reads `true`.
-//! 4. A guard is given back to the shard it came from, and `fork` adds to its parent's shard while the parent is held.
-//!    Hence, once closed, a shard that was seen at zero holds no guard ever again, and reading the shards one after
-//!    the other is as good as reading them at once.
-//! 5. Dropping a guard subtracts, *then* reads `closed`; the waiter registers for the wake-up before it reads. Either
-//!    the waiter saw the subtraction or the drop sees `closed` and wakes it.
+//! The counting, and why no guard is lost, is in `count.rs`. Here are the names.
+
+mod count;
+mod primitives;
 
 use std::{
     borrow::Cow,
     cell::Cell,
     collections::BTreeMap,
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     num::NonZeroU64,
     pin::pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -33,6 +22,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
+use count::{Counter, Permit, Wake};
 
 /// A name that costs nothing when it is a literal.
 pub(crate) type Name = Cow<'static, str>;
@@ -61,22 +51,19 @@ impl fmt::Display for Label {
 /// waits until every [`Guard`] is released. An abort of the shutdown opens it again.
 #[derive(Clone)]
 pub struct Gate {
-    shards: Arc<[Arc<Shard>]>,
-    core: Arc<Core>,
-}
-
-/// On a cache line of its own, so that threads do not contend.
-#[repr(align(128))]
-struct Shard {
-    held: AtomicUsize,
-    core: Arc<Core>,
+    counter: Counter<Core>,
 }
 
 struct Core {
     name: Name,
-    closed: AtomicBool,
     drained: Arc<Notify>,
     named: Mutex<Named>,
+}
+
+impl Wake for Core {
+    fn wake(&self) {
+        self.drained.notify_waiters();
+    }
 }
 
 #[derive(Default)]
@@ -102,15 +89,16 @@ pub struct Closed;
 /// Not `Clone`: a clone made by accident is a drain that never ends, so the word for it is [`Guard::fork`].
 #[must_use = "a guard that is dropped at once guards nothing"]
 pub struct Guard {
-    shard: Arc<Shard>,
     id: Option<NonZeroU64>,
+    permit: Permit<Core>,
 }
 
 impl Gate {
     /// A gate whose last guard wakes `drained`.
     pub(crate) fn new(name: Name, drained: Arc<Notify>) -> Self {
+        // Several times as many as threads run at a time, so that few of them share one.
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self::with_shards(threads.next_power_of_two().min(64), name, drained)
+        Self::with_shards((4 * threads).next_power_of_two().min(64), name, drained)
     }
 
     /// A gate for few guards.
@@ -118,26 +106,20 @@ impl Gate {
         Self::with_shards(1, name, drained)
     }
 
-    /// `count` is a power of two.
     fn with_shards(count: usize, name: Name, drained: Arc<Notify>) -> Self {
-        let core = Arc::new(Core { name, closed: AtomicBool::new(false), drained, named: Mutex::default() });
-        let shards =
-            (0..count).map(|_| Arc::new(Shard { held: AtomicUsize::new(0), core: Arc::clone(&core) })).collect();
-        Self { shards, core }
+        Self { counter: Counter::new(count, Core { name, drained, named: Mutex::default() }) }
     }
 
     /// The name it was made with.
     pub fn name(&self) -> &str {
-        &self.core.name
+        &self.counter.common().name
     }
 
-    /// Takes a guard, unless the gate is closed.
+    /// Takes a guard, unless the gate is closed. Two atomic operations with its release, and no allocation.
+    #[inline]
     pub fn enter(&self) -> Result<Guard, Closed> {
-        let Some(shard) = self.shards.get(thread_slot() & (self.shards.len() - 1)) else { return Err(Closed) };
-        shard.held.fetch_add(1, SeqCst);
-        let guard = Guard { shard: Arc::clone(shard), id: None };
-        // A refused guard is dropped like any other, since a waiter may have seen it.
-        if self.core.closed.load(SeqCst) { Err(Closed) } else { Ok(guard) }
+        let permit = self.counter.enter(thread_slot()).ok_or(Closed)?;
+        Ok(Guard { id: None, permit })
     }
 
     /// Takes a guard that shows up under this name, with its age, where the shutdown has to wait for it.
@@ -149,35 +131,41 @@ impl Gate {
 
     pub(crate) fn enter_labelled(&self, label: Label) -> Result<Guard, Closed> {
         let mut guard = self.enter()?;
-        guard.id = self.core.add_label(label);
+        guard.id = self.counter.common().add_label(label);
         Ok(guard)
     }
 
     /// Whether [`Gate::enter`] fails.
+    #[inline]
     pub fn is_closed(&self) -> bool {
-        self.core.closed.load(SeqCst)
+        self.counter.is_closed()
     }
 
     /// How many guards are held. Exact only when nobody enters or leaves meanwhile.
     pub fn held(&self) -> usize {
-        self.shards.iter().map(|shard| shard.held.load(SeqCst)).sum()
+        self.counter.held()
     }
 
     pub(crate) fn close(&self) {
-        self.core.closed.store(true, SeqCst);
+        self.counter.close();
     }
 
     pub(crate) fn reopen(&self) {
-        self.core.closed.store(false, SeqCst);
+        self.counter.reopen();
     }
 
     /// For a closed gate: whether the last guard is gone.
     pub(crate) fn is_drained(&self) -> bool {
-        self.shards.iter().all(|shard| shard.held.load(SeqCst) == 0)
+        self.counter.is_drained()
+    }
+
+    /// Whether nobody but the caller can ever use this gate again.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.counter.is_orphan()
     }
 
     pub(crate) fn held_by_name(&self) -> Vec<Held> {
-        let named = lock(&self.core.named);
+        let named = lock(&self.counter.common().named);
         named.guards.values().map(|(label, since)| Held { label: label.clone(), since: *since }).collect()
     }
 }
@@ -191,6 +179,12 @@ impl Core {
         named.guards.insert(id, (label, since));
         Some(id)
     }
+
+    fn remove_label(&self, id: NonZeroU64) {
+        // Dropped outside the lock: a live label may own anything.
+        let label = lock(&self.named).guards.remove(&id);
+        drop(label);
+    }
 }
 
 impl Guard {
@@ -198,31 +192,25 @@ impl Guard {
     ///
     /// The fork of a named guard has the same name and an age of its own.
     pub fn fork(&self) -> Self {
-        self.shard.held.fetch_add(1, SeqCst);
-        let core = &self.shard.core;
+        let core = &self.permit.common;
         let label = self.id.and_then(|id| lock(&core.named).guards.get(&id).map(|(label, _)| label.clone()));
-        Self { shard: Arc::clone(&self.shard), id: label.and_then(|label| core.add_label(label)) }
+        Self { id: label.and_then(|label| core.add_label(label)), permit: Arc::clone(&self.permit) }
     }
 
     /// A fork with a label of its own.
     #[cfg(feature = "axum")]
     pub(crate) fn fork_labelled(&self, label: Label) -> Self {
-        self.shard.held.fetch_add(1, SeqCst);
-        Self { shard: Arc::clone(&self.shard), id: self.shard.core.add_label(label) }
+        Self { id: self.permit.common.add_label(label), permit: Arc::clone(&self.permit) }
     }
 }
 
 impl Drop for Guard {
+    #[inline]
     fn drop(&mut self) {
-        let core = &self.shard.core;
         if let Some(id) = self.id {
-            // Dropped outside the lock: a live label may own anything.
-            let label = lock(&core.named).guards.remove(&id);
-            drop(label);
+            self.permit.common.remove_label(id);
         }
-        if self.shard.held.fetch_sub(1, SeqCst) == 1 && core.closed.load(SeqCst) {
-            core.drained.notify_waiters();
-        }
+        // The permit goes last: whoever is woken by it finds the name gone.
     }
 }
 
@@ -240,16 +228,18 @@ pub(crate) async fn wait_until(drained: &Notify, is_drained: impl Fn() -> bool) 
     }
 }
 
-/// A number of this thread's own, spread over the shards.
+/// A number of this thread's own.
+#[inline]
 fn thread_slot() -> usize {
-    thread_local!(static SLOT: Cell<Option<usize>> = const { Cell::new(None) });
+    const NONE: usize = usize::MAX;
+    /// Threads are numbered in turn: by chance, two of them would often share a shard.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static SLOT: Cell<usize> = const { Cell::new(NONE) });
     let slot = SLOT.try_with(|slot| {
-        slot.get().unwrap_or_else(|| {
-            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(thread::current().id());
-            let fresh = usize::try_from(hash & 0xffff).unwrap_or(0);
-            slot.set(Some(fresh));
-            fresh
-        })
+        if slot.get() == NONE {
+            slot.set(NEXT.fetch_add(1, Relaxed));
+        }
+        slot.get()
     });
     // Only a thread that is being torn down has no slot.
     slot.unwrap_or(0)
@@ -258,7 +248,7 @@ fn thread_slot() -> usize {
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate")
-            .field("name", &self.core.name)
+            .field("name", &self.name())
             .field("closed", &self.is_closed())
             .field("held", &self.held())
             .finish_non_exhaustive()
@@ -267,6 +257,6 @@ impl fmt::Debug for Gate {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("gate", &self.shard.core.name).finish_non_exhaustive()
+        f.debug_struct("Guard").field("gate", &self.permit.common.name).finish_non_exhaustive()
     }
 }
