@@ -214,9 +214,9 @@ fn guards_in_flight_are_set_when_asked_for_by_the_name_of_their_gate() {
             handle.publish_metrics();
             Recorded::take(&snapshotter).gauge(&format!("shutdown_in_flight{{gate={gate},phase={phase}}}"))
         };
-        let (orders, same_name) = (handle.gate(drain, "orders"), handle.gate(drain, "engine:42/orders"));
+        let (orders, of_a_scope) = (handle.gate(drain, "orders"), handle.gate(drain, "engine:42/orders"));
         let _requests = handle.gate(stop, "requests");
-        let guards = [orders.enter_named("order 1").unwrap(), orders.enter().unwrap(), same_name.enter().unwrap()];
+        let guards = [orders.enter_named("order 1").unwrap(), orders.enter().unwrap(), of_a_scope.enter().unwrap()];
         assert_eq!((in_flight("drain", "orders"), in_flight("stop", "requests")), (3.0, 0.0));
         // A snapshot resets gauges, so there is none between these.
         handle.publish_metrics();
