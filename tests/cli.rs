@@ -301,6 +301,7 @@ impl Server {
                 reasons.len() == 1
             }),
             metrics: recorder().unwrap().handle(),
+            publish_metrics: Arc::new(|| {}),
             faults: allow_faults.then_some(faults),
         };
         let socket = AdminSocket::bind(dir.path()).await.unwrap();

@@ -37,6 +37,8 @@ pub struct AdminState {
     pub shutdown: Arc<dyn Fn(String) -> bool + Send + Sync>,
     /// The process's metrics. Kept tidy by [`serve`].
     pub metrics: PrometheusHandle,
+    /// Sets what is measured only when somebody asks.
+    pub publish_metrics: Arc<dyn Fn() + Send + Sync>,
     /// The paper venue's faults; absent unless `venue.paper.allow_faults`.
     pub faults: Option<FaultControl>,
 }
@@ -138,6 +140,7 @@ pub async fn serve(
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
+    (state.publish_metrics)();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics.render()).into_response()
 }
 

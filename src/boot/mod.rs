@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use shutdown_coordinator::systemd::{Systemd, SystemdError};
 use shutdown_coordinator::{BuildError, Report, block_on};
 
 use crate::admin::AdminError;
@@ -77,6 +78,9 @@ pub enum BootError {
     /// The phases do not fit.
     #[error(transparent)]
     Phases(#[from] BuildError),
+    /// What systemd put into the environment cannot be used.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     /// A setting that the configuration's own checks let through does not hold.
     #[error("{key}: {problem}")]
     Setting {
@@ -105,19 +109,24 @@ pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> 
 async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
     // Signals are caught from here on: one that arrives while the server starts is not lost.
     let (coordinator, handle, phases) = phases::build(&config.shutdown, true)?;
+    let systemd = Systemd::from_env(&handle)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let report_path = data_dir.path().join("last-shutdown.json");
     let started = handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, metrics)).await;
     let failed = match started {
-        Ok(Ok(()) | Err(BootError::Stopped)) | Err(_) => None,
+        Ok(Ok(address)) => {
+            systemd.ready(format!("listening on http://{address}"));
+            None
+        }
+        Ok(Err(BootError::Stopped)) | Err(_) => None,
         Ok(Err(error)) => Some(error),
     };
     if let Some(error) = failed {
         handle.trigger(shutdown_coordinator::Reason::Error(error.to_string()));
-        let _report = coordinator.run().await;
+        let _report = systemd.watch(coordinator.run()).await;
         return Err(error);
     }
-    let report = coordinator.run().await;
+    let report = systemd.watch(coordinator.run()).await;
     tell(&report, &report_path);
     drop(data_dir);
     Ok(report)

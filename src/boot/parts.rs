@@ -1,6 +1,7 @@
 //! Starts the parts, in the order in which each needs the one before, and registers how each ends.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +48,7 @@ struct Boot<'a> {
     clock: Clock,
 }
 
-/// Starts everything. When it returns, requests are served; accounts become ready on their own.
+/// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
 ///
 /// Cancel safety: what was started is registered with the coordinator, so a shutdown that begins meanwhile ends it.
 pub(super) async fn start(
@@ -57,7 +58,7 @@ pub(super) async fn start(
     handle: &ShutdownHandle,
     phases: Phases,
     metrics: PrometheusHandle,
-) -> Result<(), BootError> {
+) -> Result<SocketAddr, BootError> {
     let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
@@ -101,7 +102,7 @@ pub(super) async fn start(
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(())
+    Ok(address)
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -246,7 +247,8 @@ impl Boot<'_> {
         venue: &PaperVenue,
         metrics: PrometheusHandle,
     ) -> Result<(), BootError> {
-        let (status, plan, trigger) = (views.clone(), self.handle.clone(), self.handle.clone());
+        let (status, plan, trigger, gauges) =
+            (views.clone(), self.handle.clone(), self.handle.clone(), self.handle.clone());
         let state = AdminState {
             status: Arc::new(move || status.status()),
             plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
@@ -254,6 +256,7 @@ impl Boot<'_> {
                 trigger.trigger(Reason::Manual(reason)) == shutdown_coordinator::Trigger::Started
             }),
             metrics,
+            publish_metrics: Arc::new(move || gauges.publish_metrics()),
             faults: self.config.venue.paper.allow_faults.then(|| fault_control(venue.clone())),
         };
         // It answers until everything else is closed: this is where one looks when a shutdown takes long.

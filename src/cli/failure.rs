@@ -139,6 +139,7 @@ impl From<BootError> for Failure {
             BootError::Venue(_) => {
                 (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it"))
             }
+            BootError::Systemd(_) => (ExitCode::ConfigInvalid, Some("unset the variable to run without systemd")),
             BootError::Bind { .. } | BootError::Market(_) | BootError::Setting { .. } | BootError::Phases(_) => {
                 (ExitCode::ConfigInvalid, None)
             }

@@ -173,6 +173,8 @@ impl Builder {
         if let Some(margin) = self.limits.watchdog_margin.filter(|margin| *margin < overrun) {
             return Err(BuildError::WatchdogTooSoon { margin, overrun });
         }
+        #[cfg(feature = "metrics")]
+        crate::metrics::describe();
         let alarm = self.limits.watchdog_margin.map(|_| watchdog::Alarm::default());
         let rules = self.signals.map(|policy| Arc::new(SignalRules::new(policy)));
         let shared = Arc::new(Shared::new(self.id, phases, self.limits, alarm.clone(), rules.clone()));

@@ -206,6 +206,12 @@ impl ShutdownHandle {
         self.shared.plan()
     }
 
+    /// Sets the gauges that change with every guard. Call it before metrics are rendered. See [`metrics`](crate::metrics).
+    #[cfg(feature = "metrics")]
+    pub fn publish_metrics(&self) {
+        crate::metrics::publish(&self.shared);
+    }
+
     #[cfg(any(feature = "axum", feature = "testkit"))]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared

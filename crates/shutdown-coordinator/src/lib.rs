@@ -77,6 +77,8 @@
 //! Report: exit_code() -> u8, is_clean(), survivors(), to_json(), to_svg() -> String, table() -> ReportTable,
 //!         Display, Termination, Serialize, Deserialize
 //! run_main(timeout, future) -> ExitCode      block_on(timeout, future) -> io::Result<T>
+//! systemd::Systemd: from_env(&handle), ready(status), status(text), reloading(), watch(future).await
+//! metrics: ShutdownHandle::publish_metrics()
 //! ```
 //!
 //! A hook returns `()` or a `Result` whose error can be displayed.
@@ -109,10 +111,10 @@ mod task;
 mod watchdog;
 
 #[cfg(feature = "metrics")]
-mod metrics;
+pub mod metrics;
 #[cfg(feature = "axum")]
 pub mod serve;
-#[cfg(feature = "systemd")]
+#[cfg(all(feature = "systemd", unix))]
 pub mod systemd;
 #[cfg(feature = "testkit")]
 pub mod testkit;

@@ -77,6 +77,8 @@ impl ShutdownCoordinator {
                 .collect(),
             notes: lock(&run.notes).clone(),
         };
+        #[cfg(feature = "metrics")]
+        crate::metrics::over(&report);
         tracing::info!(exit_code = report.exit_code(), took = ?report.took, clean = report.is_clean(), "shutdown is over");
         report
     }
@@ -228,7 +230,15 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     see_ends();
     let ends = gate_ends.iter().map(|end| end.get().copied());
     let gates = gates.iter().zip(ends).enumerate();
-    let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late_gate(index), &phase_run)).collect();
+    let gates = gates.map(|(index, (gate, end))| gate_end(gate, end, late_gate(index), &phase_run));
+    let gates: Vec<_> = gates.collect();
+    #[cfg(feature = "metrics")]
+    if !run.abandon.is_cancelled() {
+        let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
+        let works = records.map(|record| (record.kind, record.verdict(phase_run.deadline()).outcome));
+        let works = works.chain(gates.iter().map(|(_, outcome, _)| (WorkKind::Gate, outcome.clone())));
+        crate::metrics::phase_over(&phase.config.name, status, took, works);
+    }
     let (started, deadline) = (phase_run.started, phase_run.deadline());
     let steps = Steps { first: Some(phase_run.first_step), last: Some(phase_run.step()) };
     Some(PhaseEnd { status, started, took, budget, deadline, gates, survivors, steps })

@@ -224,6 +224,12 @@ impl Shared {
         self.shutting_down.store(true, Ordering::Release);
         state.begun.cancel();
         self.triggered.notify_waiters();
+        #[cfg(feature = "metrics")]
+        if let Some(run) = state.run.clone() {
+            drop(state);
+            let unix = Duration::from_millis(run.triggered_unix_ms);
+            crate::metrics::started(&run.reason, unix, self.limits.deadline);
+        }
         Trigger::Started
     }
 
@@ -247,6 +253,9 @@ impl Shared {
             tracing::warn!(reason = ?run.forced_by.get().map(|(reason, _)| reason), "shutdown is forced");
             self.progress.send_modify(|progress| progress.forced = true);
             run.force.cancel();
+            drop(state);
+            #[cfg(feature = "metrics")]
+            crate::metrics::forced();
         }
     }
 
@@ -279,6 +288,9 @@ impl Shared {
             progress.deadline = None;
             progress.phases.iter_mut().for_each(|phase| phase.stage = PhaseStage::Waiting);
         });
+        drop(state);
+        #[cfg(feature = "metrics")]
+        crate::metrics::aborted();
         Ok(())
     }
 

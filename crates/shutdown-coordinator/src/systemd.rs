@@ -1,1 +1,0 @@
-//! Telling systemd how the service is.
