@@ -1,7 +1,7 @@
 // The README's programs need axum, so they are tested with the feature only.
 #![cfg_attr(any(not(doctest), feature = "axum"), doc = include_str!("../README.md"))]
 //!
-//! # Where to look
+//! ## Where to look
 //!
 //! | to | see |
 //! |---|---|

@@ -38,7 +38,7 @@ pub const DEFAULT_SCOPE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Escalation {
-    /// Nothing but a line in the log and in the report: the others go on.
+    /// Nothing but a line in the log, and in the [`ScopeEnd`]: the others go on.
     #[default]
     None,
     /// The scope stops.

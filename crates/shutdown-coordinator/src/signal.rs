@@ -20,6 +20,14 @@ use crate::{
 ///
 /// SIGTERM and SIGINT trigger the shutdown, and force it when it is under way. SIGHUP never ends the process. Handlers
 /// are installed by [`Builder::build`](crate::Builder::build) and stay for the life of the process.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use shutdown_coordinator::{Hangup, Quit, ShutdownCoordinator, SignalPolicy};
+/// let policy = SignalPolicy::default().hangup(Hangup::Ignore).quit(Quit::Default).debounce(Duration::from_millis(200));
+/// let (coordinator, handle) = ShutdownCoordinator::builder().signals(policy).build()?;
+/// # Ok::<(), shutdown_coordinator::BuildError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "give it to `Builder::signals`"]
 pub struct SignalPolicy {
