@@ -14,19 +14,20 @@ use shutdown_coordinator::{Reason, Report, ShutdownCoordinator, run_main};
 use tokio::time::sleep;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    run_main(Duration::from_secs(1), service())
+    run_main(SECOND, service())
 }
 
 async fn service() -> Result<Report, Box<dyn Error>> {
-    let flush_takes = if env::args().nth(1).as_deref() == Some("slow") { 900 } else { 200 } * MILLISECOND;
+    let flush_takes = if env::args().nth(1).as_deref() == Some("slow") { 60 * SECOND } else { 200 * MILLISECOND };
 
     let mut builder = ShutdownCoordinator::builder();
     let announce = builder.phase("announce").hold(100 * MILLISECOND).id();
-    let drain = builder.phase("drain").after(&[announce]).timeout(500 * MILLISECOND).point_of_no_return().id();
-    let persist = builder.phase("persist").after(&[drain]).reserve(300 * MILLISECOND).id();
-    let (coordinator, handle) = builder.deadline(1500 * MILLISECOND).watchdog(1000 * MILLISECOND).build()?;
+    let drain = builder.phase("drain").after(&[announce]).timeout(2 * SECOND).point_of_no_return().id();
+    let persist = builder.phase("persist").after(&[drain]).reserve(SECOND).id();
+    let (coordinator, handle) = builder.deadline(10 * SECOND).watchdog(2 * SECOND).build()?;
 
     let orders = handle.gate(drain, "orders");
     handle.on(drain, "flush the cache", move |_| sleep(flush_takes))?;
