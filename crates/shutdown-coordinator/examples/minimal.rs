@@ -19,8 +19,8 @@ async fn service() -> Result<Report, Box<dyn Error>> {
     let mut builder = ShutdownCoordinator::builder();
     let drain = builder.phase("drain").timeout(10 * SECOND).id();
     let persist = builder.phase("persist").after(&[drain]).reserve(2 * SECOND).id();
-    let builder = builder.deadline(20 * SECOND).watchdog(2 * SECOND).signals(SignalPolicy::default());
-    let (coordinator, handle) = builder.build()?;
+    let builder = builder.deadline(20 * SECOND).watchdog(2 * SECOND);
+    let (coordinator, handle) = builder.signals(SignalPolicy::default()).build()?;
 
     // A task of the phase `drain`: told to stop when the phase starts, then waited for.
     let stop = handle.token(drain);
@@ -31,10 +31,13 @@ async fn service() -> Result<Report, Box<dyn Error>> {
         }
     };
     handle.spawn(drain, "worker", worker)?;
-    // A hook of the phase `persist`: run when the phase starts. Two seconds are kept for it, whatever happens before.
-    handle.on(persist, "save", |cx| async move { println!("saving, with {:?} left", cx.remaining()) })?;
+    // A hook of the phase `persist`: run when the phase starts. Two seconds are kept for it.
+    handle.on(persist, "save", |cx| async move {
+        println!("saving, with {:?} left", cx.remaining());
+    })?;
 
-    let report = coordinator.run().await; // waits for SIGTERM or SIGINT, then shuts down
+    // Waits for SIGTERM or SIGINT, then shuts down.
+    let report = coordinator.run().await;
     println!("{report}");
     Ok(report)
 }
