@@ -73,7 +73,7 @@ async fn drain_orders(registry: Arc<EngineRegistry>, cx: HookContext) {
     tokio::select! {
         () = registry.drained() => {}
         () = cx.expiring().cancelled() => name_the_rest(&registry, &cx),
-        () = cx.force().cancelled() => name_the_rest(&registry, &cx),
+        () = cx.force_token().cancelled() => name_the_rest(&registry, &cx),
     }
 }
 

@@ -144,6 +144,7 @@ impl ShutdownControl for Views {
         match self.handle.trigger(Reason::Manual(reason.to_owned())) {
             Trigger::Started => ShutdownTrigger { started: true, reason: reason.to_owned() },
             Trigger::AlreadyRunning(first) => ShutdownTrigger { started: false, reason: first.to_string() },
+            _ => ShutdownTrigger { started: false, reason: "nobody is left to run a shutdown".to_owned() },
         }
     }
 }

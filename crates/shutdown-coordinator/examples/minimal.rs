@@ -1,4 +1,7 @@
-//! A worker, a gate and a hook. Run it and press Ctrl-C; press it twice to force.
+//! The smallest complete service: a worker, and something to save at the end.
+//!
+//! `cargo run --example minimal`, then press Ctrl-C: the worker finishes its job, the hook saves, the report is printed, the
+//! exit code is 0. Pressed twice, Ctrl-C forces: the worker is aborted, the hook still saves, the exit code is 130.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -12,31 +15,28 @@ fn main() -> ExitCode {
 }
 
 async fn service() -> Result<Report, Box<dyn Error>> {
+    // What is done when, and how long it may take.
     let mut builder = ShutdownCoordinator::builder();
     let drain = builder.phase("drain").timeout(10 * SECOND).id();
     let persist = builder.phase("persist").after(&[drain]).reserve(2 * SECOND).id();
-    let (coordinator, handle) =
-        builder.deadline(15 * SECOND).watchdog(2 * SECOND).signals(SignalPolicy::default()).build()?;
+    let builder = builder.deadline(20 * SECOND).watchdog(2 * SECOND);
+    let (coordinator, handle) = builder.signals(SignalPolicy::default()).build()?;
 
-    // A worker takes orders until its phase starts; each order holds a guard until it is done.
-    let (orders, stop) = (handle.gate(drain, "orders"), handle.token(drain));
+    // A task of the phase `drain`: told to stop when the phase starts, then waited for.
+    let stop = handle.token(drain);
     let worker = async move {
-        for number in 1.. {
-            let Ok(_order) = orders.enter_named(format!("order {number}")) else { break };
-            println!("order {number}");
+        while !stop.is_cancelled() {
+            println!("one more job");
             tokio::time::sleep(SECOND).await;
-            if stop.is_cancelled() {
-                break;
-            }
         }
     };
     handle.spawn(drain, "worker", worker)?;
+    // A hook of the phase `persist`: run when the phase starts. Two seconds are kept for it.
     handle.on(persist, "save", |cx| async move {
         println!("saving, with {:?} left", cx.remaining());
-        Ok::<(), std::io::Error>(())
     })?;
 
-    println!("{}", handle.plan());
+    // Waits for SIGTERM or SIGINT, then shuts down.
     let report = coordinator.run().await;
     println!("{report}");
     Ok(report)

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             "blocked" => blocked().await,
             "starved" => starved().await,
             "leaky" => leaky().await,
+            "abandoned" => abandoned().await,
             "start-up" => start_up().await,
             "dropped" => dropped().await,
             "abort-on-panic" => abort_on_panic().await,
@@ -129,6 +130,14 @@ async fn leaky() -> Report {
     handle.on_blocking(only, "stuck", |_| block_for_ever()).unwrap();
     let _stuck = tokio::task::spawn_blocking(block_for_ever);
     finish(coordinator).await
+}
+
+/// Drops the coordinator, and goes on.
+async fn abandoned() -> Report {
+    let (coordinator, _handle, _) = two_phases(|builder| builder);
+    drop(coordinator);
+    println!("ready");
+    std::future::pending().await
 }
 
 /// Signals that come between `build` and `run` are kept, and cancel start-up.

@@ -14,7 +14,9 @@ use crate::{
 };
 
 /// The whole shutdown must be over after this long, unless the builder is told otherwise.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+///
+/// Kubernetes kills a pod after 30 s unless it is told otherwise, too: set a lower deadline, or grant the pod more.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(25);
 
 /// How long a hook that was told of its expiry may take to end by itself, unless the builder is told otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_millis(100);
@@ -23,6 +25,9 @@ pub const DEFAULT_GRACE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// A phase has no name.
+    #[error("a phase has no name")]
+    NamelessPhase,
     /// Two phases have the same name.
     #[error("two phases are called {0:?}")]
     DuplicatePhase(String),
@@ -73,6 +78,17 @@ pub enum BuildError {
 }
 
 /// One phase as a configuration file gives it. All times are in milliseconds.
+///
+/// In code, fill in the rest from the default, so that a field that comes later changes nothing:
+///
+/// ```
+/// # use shutdown_coordinator::{Builder, PhaseSpec};
+/// let drain = PhaseSpec { name: "drain".into(), timeout_ms: Some(10_000), ..PhaseSpec::default() };
+/// let save = PhaseSpec { name: "save".into(), after: vec!["drain".into()], reserve_ms: 2_000, ..PhaseSpec::default() };
+/// let (_coordinator, handle) = Builder::from_specs([save, drain])?.build()?;
+/// assert!(handle.phase("save").is_some());
+/// # Ok::<(), shutdown_coordinator::BuildError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PhaseSpec {

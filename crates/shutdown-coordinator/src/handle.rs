@@ -74,6 +74,25 @@ impl ShutdownHandle {
     }
 
     /// Registers a hook. Its phase calls it when it starts, and waits for it.
+    ///
+    /// It returns `()`, or a `Result` whose error goes into the report; that and a panic make the exit code non-zero. At its
+    /// deadline it is told by [`HookContext::expiring`], after the grace it is aborted. Hooks of a phase run at the same time,
+    /// unless the phase is [sequential](crate::PhaseBuilder::sequential).
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// handle.on(drain, "tell the peers", |cx| async move {
+    ///     let told = async { Ok::<(), std::io::Error>(()) }; // connects, sends
+    ///     tokio::time::timeout_at(cx.deadline(), told).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on<F, Fut>(
         &self,
         phase: PhaseId,
@@ -90,6 +109,18 @@ impl ShutdownHandle {
     /// Registers a hook that blocks. It gets a thread of its own, inside the runtime's context, which cannot be ended:
     /// past its deadline it is reported as leaked. Under tokio's paused clock it races with time, which does not wait
     /// for threads.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// handle.on_blocking(drain, "sync the journal", |_| std::fs::File::open("/")?.sync_all())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_blocking<F, R>(
         &self,
         phase: PhaseId,
@@ -117,6 +148,21 @@ impl ShutdownHandle {
 
     /// A gate that closes when the phase starts; the phase waits for its guards. Made later than that, or for a phase of
     /// another coordinator, it is closed.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// let orders = handle.gate(drain, "orders");
+    /// let Ok(order) = orders.enter() else { return Ok(()) }; // the shutdown has reached the phase: refuse the order
+    /// // ... work on it; the phase waits until this is dropped:
+    /// drop(order);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn gate(&self, phase: PhaseId, name: impl Into<Cow<'static, str>>) -> Gate {
         self.shared.add_gate(phase, name.into())
     }
@@ -126,6 +172,23 @@ impl ShutdownHandle {
     /// The task learns of the start of its phase by [`ShutdownHandle::token`]. Once the phase has started, or outside of
     /// a tokio runtime, the future comes back unpolled. For tasks that are to end before their phase, see
     /// [`ShutdownHandle::scope`].
+    ///
+    /// The output is for whoever awaits the [`Task`]: an error in it is no failure of the shutdown. A panic that comes before
+    /// the phase starts is logged; a later one is in the report.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// let stop = handle.token(drain);
+    /// let poll = std::future::pending::<()>(); // works for ever
+    /// handle.spawn(drain, "poller", stop.run_until_cancelled_owned(poll))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn spawn<F>(
         &self,
         phase: PhaseId,
@@ -137,7 +200,7 @@ impl ShutdownHandle {
     {
         match self.shared.phase(phase) {
             Some(phase) => phase.tasks.spawn(name.into(), future),
-            None => Err(Rejected { work: future, cause: RejectCause::ForeignPhase }),
+            None => Err(Rejected::new(future, RejectCause::ForeignPhase)),
         }
     }
 
@@ -170,6 +233,22 @@ impl ShutdownHandle {
 
     /// Runs `future` to its end unless a shutdown begins first; then it is dropped, and the reason returned. Meant for
     /// start-up. Cancel safe if `future` is.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// let warm_up = async { "warm" }; // takes a minute
+    /// match handle.until_shutdown(warm_up).await {
+    ///     Ok(state) => assert_eq!(state, "warm"),
+    ///     Err(reason) => println!("start-up was cancelled by {reason}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn until_shutdown<F: Future>(&self, future: F) -> Result<F::Output, Reason> {
         let begun = self.begun();
         tokio::select! {
@@ -180,6 +259,20 @@ impl ShutdownHandle {
     }
 
     /// How many times SIGHUP, or [`ShutdownHandle::reload`], has asked for a reload.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// let mut reloads = handle.reloads();
+    /// handle.reload();
+    /// reloads.changed().await?; // a task waits for this in a loop, and reads its configuration again
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.shared.reloads.subscribe()
     }
@@ -192,6 +285,21 @@ impl ShutdownHandle {
     /// How far the shutdown is.
     ///
     /// A borrow of the value holds up the shutdown, as with any `watch` channel: clone it rather than keep it.
+    ///
+    /// ```
+    /// # use shutdown_coordinator::ShutdownCoordinator;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut builder = ShutdownCoordinator::builder();
+    /// # let drain = builder.phase("drain").id();
+    /// # let (_coordinator, handle) = builder.build()?;
+    /// let mut progress = handle.progress();
+    /// handle.trigger(shutdown_coordinator::Reason::Upgrade);
+    /// let now = progress.wait_for(|progress| progress.reason.is_some()).await?.clone();
+    /// assert_eq!(now.running().count(), 0, "nobody has called `run` yet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.shared.progress()
     }

@@ -78,7 +78,7 @@ impl HookContext {
     }
 
     /// Cancelled when the shutdown is forced.
-    pub fn force(&self) -> &CancellationToken {
+    pub fn force_token(&self) -> &CancellationToken {
         &self.run.force
     }
 

@@ -189,6 +189,9 @@ pub(crate) fn prepare(configs: Vec<PhaseConfig>, deadline: Duration) -> Result<V
         if configs.iter().take(index).any(|other| other.name == config.name) {
             return Err(BuildError::DuplicatePhase(config.name.to_string()));
         }
+        if config.name.is_empty() {
+            return Err(BuildError::NamelessPhase);
+        }
         if config.after_foreign {
             return Err(BuildError::ForeignPhase { phase: config.name.to_string() });
         }

@@ -65,6 +65,15 @@ pub struct PlannedPhase {
     pub tasks: usize,
 }
 
+impl Plan {
+    /// When the shutdown is over at worst, counted from the trigger: at the deadline and the margin of the watchdog, or,
+    /// without one, at what phases may overrun by. What a supervisor grants should be above this and whatever the process
+    /// does after its shutdown.
+    pub fn worst_case(&self) -> Duration {
+        self.deadline.saturating_add(self.watchdog_margin.unwrap_or(self.overrun))
+    }
+}
+
 /// A hook or gate of a [`PlannedPhase`], in the order of registration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

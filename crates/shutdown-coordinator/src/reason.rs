@@ -15,7 +15,7 @@ pub enum Reason {
     Manual(String),
     /// A successor takes over.
     Upgrade,
-    /// The service cannot go on.
+    /// The service cannot go on. However well the shutdown goes, the exit code says that it failed.
     Error(String),
     /// A drill: everything runs, nothing is wrong.
     Rehearsal,
@@ -59,9 +59,12 @@ const fn signal_name(number: i32) -> Option<&'static str> {
 
 /// What a trigger achieved.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trigger {
     /// This call started the shutdown.
     Started,
     /// A shutdown was under way already, or over; this is its reason.
     AlreadyRunning(Reason),
+    /// The coordinator, or its run, was dropped: there is nobody to run a shutdown.
+    Abandoned,
 }

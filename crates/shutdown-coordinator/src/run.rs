@@ -29,6 +29,34 @@ use crate::{
 pub(crate) const ABORT_WAIT: Duration = Duration::from_millis(50);
 
 /// Owns the shutdown. There is one, and [`ShutdownCoordinator::run`] consumes it.
+///
+/// ```
+/// use std::{convert::Infallible, time::Duration};
+///
+/// use shutdown_coordinator::{Reason, ShutdownCoordinator};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut builder = ShutdownCoordinator::builder();
+/// let drain = builder.phase("drain").timeout(Duration::from_secs(10)).id();
+/// let persist = builder.phase("persist").after(&[drain]).reserve(Duration::from_secs(2)).id();
+/// let (coordinator, handle) = builder.deadline(Duration::from_secs(15)).build()?;
+///
+/// let orders = handle.gate(drain, "orders");
+/// handle.on(persist, "save", |cx| async move {
+///     cx.note(format!("{:?} were left", cx.remaining()));
+///     Ok::<(), Infallible>(())
+/// })?;
+///
+/// let guard = orders.enter()?;
+/// handle.trigger(Reason::Manual("example".into()));
+/// drop(guard);
+/// let report = coordinator.run().await;
+/// assert_eq!(report.exit_code(), 0);
+/// assert!(orders.enter().is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "without `run` no shutdown ever happens"]
 pub struct ShutdownCoordinator {
     shared: Arc<Shared>,

@@ -38,9 +38,9 @@ pub const DEFAULT_SCOPE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Escalation {
-    /// Nothing but a line in the log and in the report: the others go on.
+    /// Nothing but a line in the log, and in the [`ScopeEnd`]: the others go on.
     #[default]
-    None,
+    Continue,
     /// The scope stops.
     StopScope,
     /// The scope stops, and its parent treats that as a failure of its own. Outside of the outermost scope that is a
@@ -98,10 +98,20 @@ pub struct ScopeEnd {
     pub took: Duration,
     /// How many of its tasks failed or panicked, ever; those that failed in a child that escalates count as one.
     pub failed: usize,
-    /// The first of them, at most 16: the name of the task, and its error.
-    pub failures: Vec<(String, String)>,
+    /// The first of them, at most 16.
+    pub failures: Vec<TaskFailure>,
     /// The tasks that had not ended in time, and so were aborted.
     pub aborted: Vec<String>,
+}
+
+/// A task of a scope that failed or panicked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskFailure {
+    /// Its name, after that of its scope.
+    pub task: String,
+    /// Its error, or what its panic said.
+    pub error: String,
 }
 
 impl ScopeEnd {
@@ -133,7 +143,7 @@ struct State {
     children: Vec<Weak<Core>>,
     stopping_since: Option<Instant>,
     failed: usize,
-    failures: Vec<(String, String)>,
+    failures: Vec<TaskFailure>,
     aborted: Vec<String>,
     end: Option<ScopeEnd>,
     /// Given up when the scope is over: the hook that stops it with its phase, and its guard of its parent.
@@ -143,7 +153,7 @@ struct State {
 
 impl ScopeBuilder {
     pub(crate) fn new(shared: Arc<Shared>, phase: PhaseId, name: Name) -> Self {
-        Self { shared, phase, name, timeout: DEFAULT_SCOPE_TIMEOUT, escalation: Escalation::None, parent: None }
+        Self { shared, phase, name, timeout: DEFAULT_SCOPE_TIMEOUT, escalation: Escalation::Continue, parent: None }
     }
 
     /// How long its tasks may take to stop before they are aborted, within the deadline of its parent or phase. 10 s by
@@ -208,17 +218,21 @@ impl Scope {
     ///
     /// What the task gives is its result; an error counts as a failure, see [`ScopeBuilder::on_failure`]. Once the scope is
     /// to stop, or its phase has started, or outside of a tokio runtime, the future comes back unpolled.
-    pub fn spawn<F>(&self, name: impl fmt::Display, future: F) -> Result<Task<Result<(), String>>, Rejected<F>>
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        future: F,
+    ) -> Result<Task<Result<(), String>>, Rejected<F>>
     where
         F: Future<Output: HookOutput> + Send + 'static,
     {
         let Some(phase) = self.core.shared.phase(self.core.phase) else {
-            return Err(Rejected { work: future, cause: RejectCause::ForeignPhase });
+            return Err(Rejected::new(future, RejectCause::ForeignPhase));
         };
         let Ok(member) = self.core.members.enter() else {
-            return Err(Rejected { work: future, cause: RejectCause::ScopeStopped });
+            return Err(Rejected::new(future, RejectCause::ScopeStopped));
         };
-        let name = format!("{}/{name}", self.core.name);
+        let name = format!("{}/{}", self.core.name, name.into());
         let (core, own_name) = (Arc::clone(&self.core), name.clone());
         let into_member = move |future: F| core.watch(own_name, future, member);
         phase.tasks.spawn_member(name.into(), self.core.id(), future, into_member)
@@ -226,8 +240,9 @@ impl Scope {
 
     /// A gate that closes when the scope stops; the scope waits for its guards. It is one of its phase, too, and named
     /// like the tasks. Made later than that it is closed.
-    pub fn gate(&self, name: impl fmt::Display) -> Gate {
-        let gate = self.core.shared.add_gate(self.core.phase, format!("{}/{name}", self.core.name).into());
+    pub fn gate(&self, name: impl Into<Cow<'static, str>>) -> Gate {
+        let name = format!("{}/{}", self.core.name, name.into());
+        let gate = self.core.shared.add_gate(self.core.phase, name.into());
         let mut state = lock(&self.core.state);
         if state.stopping_since.is_some() {
             gate.close();
@@ -284,8 +299,12 @@ impl Core {
     fn register(self: &Arc<Self>) -> Result<Registration, RejectCause> {
         let weak = Arc::downgrade(self);
         let stop = move |cx: HookContext| async move {
-            if let Some(core) = weak.upgrade() {
-                core.drive(cx.deadline()).await;
+            let Some(core) = weak.upgrade() else { return Ok(()) };
+            let end = core.drive(cx.deadline()).await;
+            match end.failures.first() {
+                None => Ok(()),
+                Some(TaskFailure { task, error }) if end.failed == 1 => Err(format!("{task}: {error}")),
+                Some(TaskFailure { task, error }) => Err(format!("{} tasks, first {task}: {error}", end.failed)),
             }
         };
         let added = self.shared.add_hook(self.phase, self.name.clone().into(), WorkKind::Scope, stop, Work::new_async);
@@ -402,14 +421,14 @@ impl Core {
             let stopping = state.stopping_since.is_some();
             state.failed += 1;
             if state.failures.len() < FAILURES_KEPT {
-                state.failures.push((name.to_owned(), error.to_owned()));
+                state.failures.push(TaskFailure { task: name.to_owned(), error: error.to_owned() });
             }
             drop(state);
             // Whoever stops it learns of the failure by its end.
             if stopping {
                 break;
             }
-            if scope.escalation != Escalation::None {
+            if scope.escalation != Escalation::Continue {
                 to_stop = Some(Arc::clone(scope));
             }
             current = (scope.escalation == Escalation::Escalate).then_some(scope.parent.as_ref()).flatten();

@@ -82,6 +82,8 @@ pub(crate) struct RunCx {
 
 struct State {
     run: Option<Arc<RunCx>>,
+    /// Whether the coordinator or its run was dropped.
+    abandoned: bool,
     past_no_return: bool,
     begun: CancellationToken,
     force: CancellationToken,
@@ -133,6 +135,7 @@ impl Shared {
         };
         let state = State {
             run: None,
+            abandoned: false,
             past_no_return: false,
             begun: CancellationToken::new(),
             force: CancellationToken::new(),
@@ -171,6 +174,10 @@ impl Shared {
         self.phases.get(self.index(phase)?)
     }
 
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.state().abandoned
+    }
+
     #[inline]
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Acquire)
@@ -196,6 +203,9 @@ impl Shared {
 
     pub(crate) fn trigger(&self, reason: Reason) -> Trigger {
         let mut state = self.state();
+        if state.abandoned {
+            return Trigger::Abandoned;
+        }
         if let Some(run) = &state.run {
             return Trigger::AlreadyRunning(run.reason.clone());
         }
@@ -246,7 +256,9 @@ impl Shared {
     }
 
     pub(crate) fn force(&self, reason: Reason) {
-        self.trigger(reason.clone());
+        if self.trigger(reason.clone()) == Trigger::Abandoned {
+            return;
+        }
         let state = self.state();
         let Some(run) = &state.run else { return };
         if run.forced_by.set((reason, Instant::now())).is_ok() {
@@ -312,6 +324,7 @@ impl Shared {
     }
 
     pub(crate) fn abandon(&self) {
+        self.state().abandoned = true;
         self.progress.send_modify(|progress| progress.stage = RunStage::Abandoned);
     }
 
@@ -402,8 +415,8 @@ impl Shared {
         let id = state.last_hook_id + 1;
         let live = match self.index(phase).and_then(|index| state.phases.get_mut(index)) {
             Some(live) if matches!(live.stage, Stage::Waiting) => live,
-            Some(_) => return Err(Rejected { work: hook, cause: RejectCause::PhaseStarted }),
-            None => return Err(Rejected { work: hook, cause: RejectCause::ForeignPhase }),
+            Some(_) => return Err(Rejected::new(hook, RejectCause::PhaseStarted)),
+            None => return Err(Rejected::new(hook, RejectCause::ForeignPhase)),
         };
         let record = Arc::new(Record::waiting(name, kind, id));
         live.records.push(Arc::clone(&record));

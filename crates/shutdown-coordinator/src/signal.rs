@@ -22,6 +22,14 @@ use crate::{
 ///
 /// SIGTERM and SIGINT trigger the shutdown, and force it when it is under way. SIGHUP never ends the process. Handlers
 /// are installed by [`Builder::build`](crate::Builder::build) and stay for the life of the process.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use shutdown_coordinator::{Hangup, Quit, ShutdownCoordinator, SignalPolicy};
+/// let policy = SignalPolicy::default().hangup(Hangup::Ignore).quit(Quit::System).debounce(Duration::from_millis(200));
+/// let (coordinator, handle) = ShutdownCoordinator::builder().signals(policy).build()?;
+/// # Ok::<(), shutdown_coordinator::BuildError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "give it to `Builder::signals`"]
 pub struct SignalPolicy {
@@ -53,7 +61,7 @@ pub enum Quit {
     /// Nothing.
     Ignore,
     /// It is left to the operating system, which ends the process with a core dump.
-    Default,
+    System,
 }
 
 impl Default for SignalPolicy {
@@ -102,6 +110,8 @@ pub enum Reaction {
     Reloaded,
     /// Nothing.
     Ignored,
+    /// There is nobody to run a shutdown, so a real one ends the process, with the exit code 128 + its number.
+    Abandoned,
 }
 
 /// Decides what each signal does.
@@ -127,20 +137,24 @@ impl SignalRules {
                 shared.reloads.send_modify(|count| *count += 1);
                 Reaction::Reloaded
             }
-            (SIGQUIT, _, Quit::Force) => {
+            (SIGQUIT, _, Quit::Force) if !shared.is_abandoned() => {
                 shared.force(Reason::Signal(number));
                 Reaction::Forced
             }
-            (SIGHUP, Hangup::Ignore, _) | (SIGQUIT, _, Quit::Ignore | Quit::Default) => Reaction::Ignored,
+            (SIGHUP, Hangup::Ignore, _) | (SIGQUIT, _, Quit::Ignore | Quit::System) => Reaction::Ignored,
             _ => self.terminate(Reason::Signal(number), shared),
         }
     }
 
     fn terminate(&self, reason: Reason, shared: &Shared) -> Reaction {
         let mut started = lock(&self.started);
-        if shared.trigger(reason.clone()) == Trigger::Started {
-            *started = Some(Instant::now());
-            return Reaction::Triggered;
+        match shared.trigger(reason.clone()) {
+            Trigger::Started => {
+                *started = Some(Instant::now());
+                return Reaction::Triggered;
+            }
+            Trigger::Abandoned => return Reaction::Abandoned,
+            Trigger::AlreadyRunning(_) => {}
         }
         if started.is_some_and(|started| started.elapsed() < self.policy.debounce) {
             return Reaction::Debounced;
@@ -199,7 +213,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            quit: if policy.quit == Quit::Default { None } else { Some(signal(SignalKind::quit())?) },
+            quit: if policy.quit == Quit::System { None } else { Some(signal(SignalKind::quit())?) },
         })
     }
 
@@ -241,12 +255,21 @@ impl Signals {
     }
 }
 
+/// As the signal would have done without our handler, which cannot be taken away again.
+#[expect(clippy::disallowed_methods, reason = "there is no shutdown that could be skipped")]
+fn end_process(number: i32) {
+    std::process::exit(128_i32.saturating_add(number));
+}
+
 impl Signals {
     async fn deliver(mut self, rules: &SignalRules, shared: Weak<Shared>) {
         loop {
             let number = self.next().await;
             let Some(shared) = shared.upgrade() else { return };
-            rules.hear(number, &shared);
+            if rules.hear(number, &shared) == Reaction::Abandoned {
+                tracing::error!(number, "a signal came, and the coordinator was dropped: the process ends at once");
+                end_process(number);
+            }
         }
     }
 }

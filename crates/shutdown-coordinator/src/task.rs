@@ -6,7 +6,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -60,10 +60,21 @@ pub enum TaskError {
 #[error("refused: {cause}")]
 #[non_exhaustive]
 pub struct Rejected<W> {
-    /// The hook or future as it was given.
-    pub work: W,
+    /// Behind a lock nobody ever takes: so this error can be shared between threads though the work cannot.
+    work: Mutex<W>,
     /// Why.
     pub cause: RejectCause,
+}
+
+impl<W> Rejected<W> {
+    pub(crate) fn new(work: W, cause: RejectCause) -> Self {
+        Self { work: Mutex::new(work), cause }
+    }
+
+    /// The hook or future as it was given.
+    pub fn into_work(self) -> W {
+        self.work.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a hook was not registered, or a task not spawned.
@@ -155,10 +166,10 @@ impl TaskTable {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(Rejected { work, cause: RejectCause::NoRuntime });
+            return Err(Rejected::new(work, RejectCause::NoRuntime));
         };
         let Ok(guard) = self.gate.enter() else {
-            return Err(Rejected { work, cause: RejectCause::PhaseStarted });
+            return Err(Rejected::new(work, RejectCause::PhaseStarted));
         };
         let ticket = self.register(name, scope, guard);
         let record = Arc::clone(&ticket.record);

@@ -86,7 +86,7 @@ async fn a_hook_may_register_into_a_phase_to_come_but_not_into_a_started_one() {
         .on(first, "registers", move |_| async move {
             inner.on(second, "added", |_| async move { inner_trace.add("added") }).unwrap();
             let late = inner.on(first, "too late", |_| async {}).unwrap_err();
-            assert_eq!(size_of_val(&late.work), 0, "the hook itself, which captures nothing");
+            assert_eq!(size_of_val(&late.into_work()), 0, "the hook itself, which captures nothing");
             assert!(inner.gate(first, "too late").enter().is_err());
         })
         .unwrap();
@@ -242,8 +242,22 @@ async fn tasks_are_told_waited_for_aborted_and_refused() {
     let rejected = handle.spawn(only, "late", async move { future_trace.add("polled") }).unwrap_err();
     assert_eq!(rejected.cause, RejectCause::PhaseStarted);
     assert!(polled.all().is_empty());
-    rejected.work.await;
+    rejected.into_work().await;
     assert_eq!(polled.all(), ["polled"]);
+}
+
+/// What is given back may be shared between threads as an error, though the work itself may not be.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_is_an_error_like_any_other() {
+    let (coordinator, handle, only) = one_phase();
+    handle.trigger(manual());
+    coordinator.run().await;
+    let not_sync = std::cell::Cell::new(1);
+    let attempt = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        handle.on(only, "late", move |_| async move { drop(not_sync) })?;
+        Ok(())
+    };
+    assert_eq!(attempt().unwrap_err().to_string(), "refused: its phase has started");
 }
 
 #[test]

@@ -264,6 +264,8 @@ fn a_graph_from_configuration_names_its_cycle_and_its_unknown_phases() {
     assert!(matches!(error, BuildError::UnknownPhase { phase, unknown } if phase == "a" && unknown == "z"));
     let error = Builder::from_specs([spec("a", &[]), spec("a", &[])]).unwrap_err();
     assert!(matches!(error, BuildError::DuplicatePhase(_)));
+    let error = Builder::from_specs([spec("", &[])]).unwrap().build().unwrap_err();
+    assert!(matches!(error, BuildError::NamelessPhase), "{error}");
 }
 
 /// Property 19.

@@ -204,6 +204,15 @@ async fn leaked_threads_do_not_delay_the_exit() {
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
+/// Property 42: there is nobody to run a shutdown, and our handlers stay. A signal must not be swallowed by them.
+#[tokio::test]
+async fn a_signal_ends_a_process_whose_coordinator_was_dropped() {
+    let mut service = start("abandoned").await;
+    service.signal(Signal::Term).unwrap();
+    assert_eq!(service.exit().await.unwrap(), Exit::Code(128 + 15));
+    assert!(!service.stdout().contains("persisted"), "{service}");
+}
+
 /// Property 4, and signals before the run.
 #[tokio::test]
 async fn a_signal_during_start_up_is_kept_and_cancels_it() {

@@ -7,7 +7,8 @@ use std::future::pending;
 
 use common::{build, entry, manual, ms, outcome, secs};
 use shutdown_coordinator::{
-    Escalation, Outcome, PhaseId, Reason, RejectCause, Scope, ShutdownCoordinator, ShutdownHandle, TaskError, WorkKind,
+    EXIT_UNCLEAN, Escalation, Outcome, PhaseId, Reason, RejectCause, Scope, ShutdownCoordinator, ShutdownHandle,
+    TaskError, WorkKind,
 };
 use tokio::time::Instant;
 
@@ -96,8 +97,11 @@ async fn a_failing_task_stops_no_sibling_unless_that_was_asked_for() {
     assert_eq!(panics.await, Err(TaskError::Panicked("oops".to_owned())));
     assert!(!sibling.is_finished() && !pool.is_stopping() && !handle.is_shutting_down());
     let end = pool.stop().await;
-    let failures = [("pool/fails", "disk full"), ("pool/panics", "oops")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-    assert_eq!((end.failed, &*end.failures, end.is_clean()), (2, &failures[..], false));
+    let failures: Vec<_> = end.failures.iter().map(|failure| (&*failure.task, &*failure.error)).collect();
+    assert_eq!(
+        (end.failed, failures, end.is_clean()),
+        (2, vec![("pool/fails", "disk full"), ("pool/panics", "oops")], false)
+    );
 
     let pool = handle.scope(only, "strict").on_failure(Escalation::StopScope).open().unwrap();
     let stubborn = pool.spawn("stubborn", pending::<()>()).unwrap();
@@ -107,6 +111,21 @@ async fn a_failing_task_stops_no_sibling_unless_that_was_asked_for() {
     assert_eq!(stubborn.await, Err(TaskError::Aborted), "nobody called stop, and its timeout counts all the same");
     assert!(!handle.is_shutting_down());
     assert_eq!(pool.stop().await.aborted, ["strict/stubborn"]);
+}
+
+/// Property 48: a failure that stopped nobody is in the report all the same, long after its task is gone.
+#[tokio::test(start_paused = true)]
+async fn a_scope_whose_task_failed_before_the_shutdown_is_reported_as_failed() {
+    let (coordinator, handle, only) = one_phase();
+    let pool = handle.scope(only, "pool").open().unwrap();
+    for error in ["disk full", "still full"] {
+        pool.spawn("worker", async move { Err(error) }).unwrap().await.unwrap().unwrap_err();
+    }
+    handle.trigger(manual());
+    let report = coordinator.run().await;
+    let error = "2 tasks, first pool/worker: disk full".to_owned();
+    assert_eq!(outcome(&report, "pool"), &Outcome::Failed { error });
+    assert_eq!(report.exit_code(), EXIT_UNCLEAN);
 }
 
 /// Property 45: escalation goes up as far as it is asked for, and from the outermost scope it is a shutdown.
@@ -125,6 +144,7 @@ async fn an_escalated_failure_stops_the_parent_and_at_last_the_service() {
     inner.spawn("fails", async { Err("broken") }).unwrap();
     let report = coordinator.run().await;
     assert_eq!(report.reason, Reason::Error("outer/inner/fails: broken".to_owned()));
+    assert_eq!(report.exit_code(), EXIT_UNCLEAN);
 }
 
 /// A failure on the way out is told to whoever stops the scope, and starts no shutdown.

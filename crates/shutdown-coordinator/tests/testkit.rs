@@ -146,7 +146,7 @@ mod drills {
             &["SIGTERM would end the process", "Builder::signals"],
         );
         let (builder, _) = three_phases();
-        let (drill, _) = start(builder.signals(SignalPolicy::default().quit(Quit::Default)).simulated_signals());
+        let (drill, _) = start(builder.signals(SignalPolicy::default().quit(Quit::System)).simulated_signals());
         assert_says(&complaint(|| _ = drill.signal(Signal::Quit)), &["SIGQUIT would end the process"]);
         assert_says(&complaint(|| _ = drill.signal(Signal::Kill)), &["no shutdown sees SIGKILL"]);
     }
@@ -188,7 +188,7 @@ mod drills {
         let (coordinator, handle) = build(builder);
         let mut drill = Drill::start_within(ms(300), coordinator, &handle);
         let spin = |cx: HookContext| async move {
-            while !cx.force().is_cancelled() {
+            while !cx.force_token().is_cancelled() {
                 tokio::task::yield_now().await;
             }
         };

@@ -115,7 +115,7 @@ async fn a_forced_shutdown_stops_waiting_but_persists_and_reports() {
     let streams_trace = trace.clone();
     handle
         .on(streams, "goodbye", |cx| async move {
-            assert!(cx.force().is_cancelled());
+            assert!(cx.force_token().is_cancelled());
             streams_trace.add("goodbye");
         })
         .unwrap();
@@ -153,6 +153,16 @@ async fn force_starts_the_shutdown_if_need_be() {
     let (coordinator, handle) = build(builder.deadline(secs(100)));
     handle.force(manual());
     let report = common::soon(coordinator.run()).await;
+    assert_eq!(report.exit_code(), EXIT_UNCLEAN);
+}
+
+/// Property 48: a service that failed says so by its exit code, however well its shutdown goes (dotnet/runtime#67146).
+#[tokio::test]
+async fn a_shutdown_that_an_error_began_exits_non_zero() {
+    let (coordinator, handle) = build(ShutdownCoordinator::builder());
+    handle.trigger(Reason::Error("the database is gone".to_owned()));
+    let report = coordinator.run().await;
+    assert!(report.is_clean());
     assert_eq!(report.exit_code(), EXIT_UNCLEAN);
 }
 
@@ -238,6 +248,10 @@ async fn a_coordinator_that_is_dropped_signals_nothing_and_says_abandoned() {
     drop(coordinator);
     assert_eq!(handle.progress().borrow().stage, RunStage::Abandoned);
     assert!(!handle.token(only).is_cancelled() && !handle.is_shutting_down());
+    handle.force(manual());
+    assert_eq!(handle.trigger(manual()), Trigger::Abandoned);
+    assert_eq!(handle.progress().borrow().stage, RunStage::Abandoned);
+    assert!(!handle.is_shutting_down());
 }
 
 /// Property 43.

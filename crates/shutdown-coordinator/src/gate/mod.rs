@@ -124,7 +124,8 @@ impl Gate {
 
     /// Takes a guard that shows up under this name, with its age, where the shutdown has to wait for it.
     ///
-    /// Costs a clock reading and a lock more than [`Gate::enter`].
+    /// Costs a clock reading and a lock more than [`Gate::enter`]. The name should tell one piece of work from another, as
+    /// `"order 17"` does: it is what somebody reads who wants to know why the service does not stop.
     pub fn enter_named(&self, name: impl Into<Cow<'static, str>>) -> Result<Guard, Closed> {
         self.enter_labelled(Label::Fixed(name.into()))
     }

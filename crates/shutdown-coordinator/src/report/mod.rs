@@ -92,7 +92,6 @@ pub struct PhaseReport {
     /// What the phase still waited for at its deadline.
     pub survivors: Vec<Blocker>,
     #[serde(skip)]
-    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
     pub(crate) steps: Steps,
 }
 
@@ -119,7 +118,6 @@ pub struct Entry {
     #[serde(rename = "took_ms", with = "ms")]
     pub took: Duration,
     #[serde(skip)]
-    #[cfg_attr(not(feature = "testkit"), expect(dead_code, reason = "for the test kit"))]
     pub(crate) steps: Steps,
 }
 
@@ -153,7 +151,7 @@ pub struct Note {
 }
 
 impl Report {
-    /// Whether everything ended well and in time.
+    /// Whether everything in it ended well and in time, whatever the reason for it was.
     pub fn is_clean(&self) -> bool {
         let phases_clean = self.phases.iter().all(|phase| {
             phase.status == PhaseStatus::Completed && phase.entries.iter().all(|entry| entry.outcome.is_ok())
@@ -169,11 +167,12 @@ impl Report {
     /// The code the process should exit with.
     ///
     /// - forced by signal `n`, or forced otherwise after having been started by signal `n`: `128 + n`
-    /// - not clean, or forced without any signal: [`EXIT_UNCLEAN`]
+    /// - not clean, started because of an error, or forced without any signal: [`EXIT_UNCLEAN`]
     /// - clean: [`EXIT_CLEAN`]
     pub fn exit_code(&self) -> u8 {
         let Some(forced_by) = &self.forced_by else {
-            return if self.is_clean() { EXIT_CLEAN } else { EXIT_UNCLEAN };
+            let well = self.is_clean() && !matches!(self.reason, Reason::Error(_));
+            return if well { EXIT_CLEAN } else { EXIT_UNCLEAN };
         };
         let signal = forced_by.signal().or(self.reason.signal()).and_then(|number| u8::try_from(number).ok());
         signal.and_then(|number| number.checked_add(128)).unwrap_or(EXIT_UNCLEAN)

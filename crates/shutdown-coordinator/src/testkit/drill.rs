@@ -103,7 +103,7 @@ impl Drill {
             panic!("{signal} would end the process: the coordinator was built without `Builder::signals`");
         };
         match signal {
-            Signal::Quit if rules.policy().quit == Quit::Default => {
+            Signal::Quit if rules.policy().quit == Quit::System => {
                 panic!("{signal} would end the process: the policy leaves it to the operating system")
             }
             Signal::Kill | Signal::Stop | Signal::Cont => {
