@@ -148,13 +148,14 @@ where
                 }
             },
             () = timer.as_mut() => match activity.verdict(limits) {
-                Verdict::Fine(due) => timer.as_mut().reset(due),
+                // Told to go, it has had its time, and whatever it still sent in it has been answered.
+                Verdict::Fine(due) if !is_idle || !activity.is_quiet() => timer.as_mut().reset(due),
                 Verdict::Idle if !is_idle => {
                     is_idle = true;
                     connection.as_mut().graceful_shutdown();
                     timer.as_mut().reset(later(Instant::now(), limits.header_read_timeout));
                 }
-                Verdict::Idle | Verdict::TooSlow => {
+                Verdict::Fine(_) | Verdict::Idle | Verdict::TooSlow => {
                     tracing::debug!(%activity, "connection closed: nothing goes on");
                     return;
                 }
