@@ -33,11 +33,11 @@ use crate::{
 };
 
 const POST: &[u8] = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello";
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(5);
 /// Of each kind.
 const CLIENTS: u64 = 6;
 /// Between two hand-overs.
-const REQUESTS: u64 = 1_500;
+const REQUESTS: u64 = 1_000;
 
 /// How many hand-overs: 6, or what `HANDOVERS` says.
 #[expect(clippy::disallowed_methods, reason = "so that it can be run for longer")]

@@ -18,7 +18,8 @@ mod faults;
 mod frames;
 mod handover;
 mod http2;
-//mod inherited;
+#[cfg(unix)]
+mod inherited;
 mod limits;
 mod rig;
 mod websockets;
