@@ -117,8 +117,7 @@ impl Session {
     ///
     /// [RFC 6455, 7.1.2]: https://www.rfc-editor.org/rfc/rfc6455#section-7.1.2
     pub async fn close(&self, mut socket: WebSocket) {
-        let code =
-            if self.reason() == Some(Reason::Upgrade) { close_code::RESTART } else { close_code::AWAY };
+        let code = if self.reason() == Some(Reason::Upgrade) { close_code::RESTART } else { close_code::AWAY };
         let frame = CloseFrame { code, reason: "the server is shutting down".into() };
         if socket.send(Message::Close(Some(frame))).await.is_ok() {
             while let Some(Ok(_)) = socket.recv().await {}

@@ -52,7 +52,7 @@ async fn during_the_linger_idle_connections_are_answered_once_more_then_closed()
 #[tokio::test]
 async fn during_a_hold_before_the_servers_phase_it_goes_on_accepting() {
     let mut builder = ShutdownCoordinator::builder();
-    let announce = builder.phase("announce").hold(ms(500)).id();
+    let announce = builder.phase("announce").hold(secs(1)).id();
     let stop = builder.phase("stop-accepting").after(&[announce]).timeout(secs(5)).id();
     let (coordinator, handle) = build(builder);
     let mut running = JoinSet::new();
@@ -198,7 +198,12 @@ async fn half_sent_requests_are_completed_if_they_come_in_time() {
     rig.handle.trigger(manual());
     // The linger is over, and what is idle has been closed.
     assert!(is_closed(&mut idle).await);
-    assert!(ask(&mut first, b"OST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc").await.unwrap().ends_with("abc"));
+    assert!(
+        ask(&mut first, b"OST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+            .await
+            .unwrap()
+            .ends_with("abc")
+    );
     let last = ask(&mut later, b"host: x\r\n\r\n").await.unwrap();
     assert!(last.contains("connection: close") && last.ends_with("hello"), "{last}");
     assert!(ask(&mut body, b"whole").await.unwrap().ends_with("half-whole"));

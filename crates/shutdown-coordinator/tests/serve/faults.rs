@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     common::{manual, ms, phase, secs, soon},
-    rig::{GET, GET_BIG, GET_HELD, Held, Rig, answer, ask, endless, hello, is_closed, own},
+    rig::{CHUNK, GET, GET_BIG, GET_HELD, Held, Rig, answer, ask, endless, hello, is_closed, own},
 };
 
 /// Property 8: forcing ends the waiting, and what was waited for is named.
@@ -100,9 +100,8 @@ async fn when_the_run_is_dropped_midway_requests_are_still_answered() {
 async fn a_handler_that_panics_takes_only_its_connection() {
     let mut rig = Rig::new(secs(5));
     let gate = rig.handle.gate(rig.stop, "intake");
-    let router = hello()
-        .route("/panic", get(async || -> () { panic!("in a handler") }))
-        .layer(DrainLayer::new(gate.clone()));
+    let router =
+        hello().route("/panic", get(async || -> () { panic!("in a handler") })).layer(DrainLayer::new(gate.clone()));
     let address = rig.serve(router, |server| server.linger(ms(50))).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     assert!(ask(&mut stream, b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await.is_err());
@@ -122,7 +121,7 @@ async fn a_client_that_goes_in_the_middle_of_its_answer_is_not_waited_for() {
         let gone = gone.clone();
         let chunk = move |()| {
             let _alive = &gone;
-            Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 64 * 1024]))
+            Ok::<_, std::io::Error>(Bytes::from_static(CHUNK))
         };
         Body::from_stream(stream::repeat(()).map(chunk))
     };
@@ -131,7 +130,7 @@ async fn a_client_that_goes_in_the_middle_of_its_answer_is_not_waited_for() {
     let address = rig.serve(router, |server| server.linger(ms(50))).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(GET_BIG).await.unwrap();
-    stream.read_exact(&mut [0; 100_000]).await.unwrap();
+    stream.read_exact(&mut vec![0; 100_000]).await.unwrap();
     assert_eq!(gate.held(), 1);
     drop(stream);
     let mut pace = tokio::time::interval(ms(10));
@@ -152,12 +151,13 @@ async fn a_slow_reader_is_aborted_at_the_deadline_and_named() {
     let address = rig.serve(endless(), |server| server.linger(ms(50))).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(GET_BIG).await.unwrap();
-    stream.read_exact(&mut [0; 100_000]).await.unwrap();
+    stream.read_exact(&mut vec![0; 100_000]).await.unwrap();
     rig.handle.trigger(manual());
     let report = rig.report().await;
     let name = format!("{}: GET /big in flight, not read by the peer", own(&stream));
     assert!(report.survivors().any(|survivor| survivor.name == name), "{report}");
-    let connections = phase(&report, "stop-accepting").entries.iter().find(|entry| entry.name.starts_with("connections"));
+    let connections =
+        phase(&report, "stop-accepting").entries.iter().find(|entry| entry.name.starts_with("connections"));
     assert!(matches!(connections.unwrap().outcome, Outcome::TimedOut { .. }), "{report}");
 }
 
@@ -169,12 +169,14 @@ async fn the_unread_end_of_an_answer_is_waited_for_and_named() {
     let address = rig.serve(router, |server| server.linger(ms(50))).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(GET_BIG).await.unwrap();
-    stream.read_exact(&mut [0; 100_000]).await.unwrap();
+    stream.read_exact(&mut vec![0; 100_000]).await.unwrap();
     rig.handle.trigger(manual());
     let report = rig.report().await;
     let name = own(&stream);
     assert!(
-        report.survivors().any(|survivor| survivor.name.starts_with(&name) && survivor.name.ends_with("not read by the peer")),
+        report
+            .survivors()
+            .any(|survivor| survivor.name.starts_with(&name) && survivor.name.ends_with("not read by the peer")),
         "{report}"
     );
 }

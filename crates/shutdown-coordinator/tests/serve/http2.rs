@@ -129,12 +129,12 @@ async fn a_stream_that_is_not_answered_in_time_is_aborted_and_named() {
 #[tokio::test]
 async fn a_peer_that_never_asks_is_told_to_go_and_then_closed() {
     let rig = Rig::new(secs(5));
-    let address = rig.serve(hello(), |server| server.header_read_timeout(ms(300))).await;
+    let address = rig.serve(hello(), |server| server.header_read_timeout(secs(1))).await;
     let start = Instant::now();
     let mut client = Frames::connect(address).await;
     // A request may be on its way, so it is GOAWAY before it is the end.
     assert_eq!(client.expect(GOAWAY).await.goes_away(), (ANY_STREAM, NO_ERROR));
-    assert!(start.elapsed() >= ms(300), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= secs(1), "{:?}", start.elapsed());
     client.get(1, "/").await;
     assert_eq!(client.answer(1).await, (true, "hello".to_owned()));
     assert!(client.is_closed().await);
@@ -143,13 +143,13 @@ async fn a_peer_that_never_asks_is_told_to_go_and_then_closed() {
 #[tokio::test]
 async fn an_idle_connection_is_told_to_go() {
     let rig = Rig::new(secs(5));
-    let address = rig.serve(hello(), |server| server.idle_timeout(ms(300))).await;
+    let address = rig.serve(hello(), |server| server.idle_timeout(secs(1))).await;
     let mut client = Frames::connect(address).await;
     client.get(1, "/").await;
     assert_eq!(client.answer(1).await, (true, "hello".to_owned()));
     let start = Instant::now();
     assert_eq!(client.expect(GOAWAY).await.goes_away(), (ANY_STREAM, NO_ERROR));
-    assert!(start.elapsed() >= ms(250), "{:?}", start.elapsed());
+    assert!(start.elapsed() >= ms(950), "{:?}", start.elapsed());
     let ping = client.expect(PING).await;
     client.pong(&ping).await;
     assert!(client.is_closed().await);
@@ -159,9 +159,8 @@ async fn an_idle_connection_is_told_to_go() {
 async fn a_peer_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     let rig = Rig::new(secs(5));
     let held = Held::default();
-    let address = rig
-        .serve(held.router(), |server| server.http2_ping_interval(ms(200)).header_read_timeout(ms(400)))
-        .await;
+    let address =
+        rig.serve(held.router(), |server| server.http2_ping_interval(ms(200)).header_read_timeout(secs(2))).await;
     let mut dead = Frames::connect(address).await;
     let mut alive = Frames::connect(address).await;
     for client in [&mut dead, &mut alive] {

@@ -34,7 +34,7 @@ async fn successor() {
         Ok(sockets) => sockets,
         Err(error) => return println!("\nerror: {error}"),
     };
-    let again = inherited().map(|sockets| sockets.len()).unwrap_or(99);
+    let again = inherited().map_or(99, |sockets| sockets.len());
     println!("\ninherited {}, then {again}", sockets.len());
     let mut builder = ShutdownCoordinator::builder();
     let stop = builder.phase("stop-accepting").timeout(secs(10)).id();

@@ -93,10 +93,12 @@ impl Held {
     }
 }
 
+pub(crate) const CHUNK: &[u8] = &[b'x'; 8 * 1024];
+
 /// `/big`: an answer without an end.
 pub(crate) fn endless() -> Router {
     let answer = async || {
-        let chunks = stream::repeat(Bytes::from_static(&[b'x'; 64 * 1024])).map(Ok::<_, io::Error>);
+        let chunks = stream::repeat(Bytes::from_static(CHUNK)).map(Ok::<_, io::Error>);
         Body::from_stream(chunks)
     };
     hello().route("/big", get(answer))

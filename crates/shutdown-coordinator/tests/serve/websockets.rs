@@ -17,7 +17,7 @@ use axum::{
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use shutdown_coordinator::{Outcome, Reason, serve::Sessions};
+use shutdown_coordinator::{FailurePolicy, Outcome, PhaseStatus, Reason, ShutdownCoordinator, serve::Sessions};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
@@ -30,8 +30,8 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    common::{manual, ms, outcome, secs, soon},
-    rig::{Rig, ask},
+    common::{build, manual, ms, outcome, phase, secs, soon},
+    rig::{GET, Rig, answer, ask, hello},
 };
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -211,6 +211,36 @@ async fn an_upgrade_that_fails_is_not_waited_for() {
     rig.clean_report().await;
 }
 
+/// Property 21: a phase that is passed over waits for nobody, but its websockets are told and can say goodbye.
+#[tokio::test]
+async fn a_websocket_whose_phase_is_skipped_still_says_goodbye() {
+    let mut builder = ShutdownCoordinator::builder();
+    let stop = builder.phase("stop-accepting").timeout(secs(5)).on_failure(FailurePolicy::AbortRest).id();
+    let streams = builder.phase("close-streams").after(&[stop]).timeout(secs(5)).id();
+    let (coordinator, handle) = build(builder);
+    let mut running = JoinSet::new();
+    running.spawn(coordinator.run());
+    handle.on(stop, "fails", |_| async { Err::<(), _>("no") }).unwrap();
+    let mut rig = Rig { handle, stop, streams, running };
+    let sessions = Sessions::new(&rig.handle, streams, "websockets");
+    let mine = sessions.clone();
+    let handler = async move |upgrade: WebSocketUpgrade| {
+        mine.on_upgrade(upgrade, "session 1", async |mut socket, session| {
+            socket.send(Message::text("welcome")).await.unwrap();
+            session.closing().cancelled().await;
+            assert!(session.deadline().is_none());
+            session.close(socket).await;
+        })
+        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+    };
+    let address = rig.serve(Router::new().route("/ws", any(handler)), |server| server.linger(ms(100))).await;
+    let mut socket = connect(address).await;
+    rig.handle.trigger(manual());
+    let report = rig.report().await;
+    assert_eq!(phase(&report, "close-streams").status, PhaseStatus::Skipped);
+    assert_eq!(close_code(&mut socket).await, 1001);
+}
+
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
@@ -235,8 +265,27 @@ async fn new_websockets_are_refused_from_the_start_of_the_earlier_phase() {
     rig.clean_report().await;
 }
 
+#[tokio::test]
+async fn a_websocket_counts_against_the_limit_of_connections_as_long_as_it_is_open() {
+    let rig = Rig::new(secs(5));
+    let sessions = Sessions::new(&rig.handle, rig.streams, "websockets");
+    let address = rig.serve(polite(&sessions).merge(hello()), |server| server.connection_limit(1)).await;
+    let socket = connect(address).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(GET).await.unwrap();
+    assert!(tokio::time::timeout(ms(300), stream.readable()).await.is_err());
+    assert_eq!(sessions.open(), 1);
+    // The session ends when the shutdown asks it to say something to nobody.
+    drop(socket);
+    rig.handle.trigger(manual());
+    assert!(answer(&mut stream).await.unwrap().ends_with("hello"));
+}
+
 /// A websocket on a stream of an HTTP/2 connection (RFC 8441).
-async fn connect_http2(address: SocketAddr, tasks: &mut JoinSet<()>) -> WebSocketStream<impl AsyncRead + AsyncWrite + Unpin> {
+async fn connect_http2(
+    address: SocketAddr,
+    tasks: &mut JoinSet<()>,
+) -> WebSocketStream<impl AsyncRead + AsyncWrite + Unpin> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tasks.spawn(async move { drop(connection.await) });
@@ -266,15 +315,15 @@ async fn a_websocket_over_http2_is_tracked_told_and_waited_for() {
     let address = rig
         .serve(polite(&sessions), |server| {
             // Neither is for a connection with an open websocket.
-            let limited = server.idle_timeout(ms(100)).header_read_timeout(ms(100));
+            let limited = server.idle_timeout(secs(1)).header_read_timeout(secs(1));
             limited.linger(ms(100)).keep_connections_until(streams)
         })
         .await;
     let mut tasks = JoinSet::new();
     let mut socket = connect_http2(address, &mut tasks).await;
     assert_eq!(sessions.open(), 1);
-    // Longer than the idle timeout.
-    assert!(tokio::time::timeout(ms(600), socket.next()).await.is_err());
+    // Longer than the idle timeout, and the time for a head after that.
+    assert!(tokio::time::timeout(ms(3_500), socket.next()).await.is_err());
     rig.handle.trigger(manual());
     assert_eq!(text(&mut socket).await, "last");
     assert_eq!(close_code(&mut socket).await, 1001);
@@ -288,8 +337,7 @@ async fn a_websocket_over_http2_that_does_not_end_is_dropped_and_named() {
     let mut rig = Rig::new(secs(5));
     let streams = rig.streams;
     let sessions = Sessions::new(&rig.handle, streams, "websockets");
-    let address =
-        rig.serve(polite(&sessions), |server| server.linger(ms(100)).keep_connections_until(streams)).await;
+    let address = rig.serve(polite(&sessions), |server| server.linger(ms(100)).keep_connections_until(streams)).await;
     let mut tasks = JoinSet::new();
     let _socket = connect_http2(address, &mut tasks).await;
     rig.handle.trigger(manual());
