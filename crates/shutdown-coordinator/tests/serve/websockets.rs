@@ -269,15 +269,21 @@ async fn new_websockets_are_refused_from_the_start_of_the_earlier_phase() {
 async fn a_websocket_counts_against_the_limit_of_connections_as_long_as_it_is_open() {
     let rig = Rig::new(secs(5));
     let sessions = Sessions::new(&rig.handle, rig.streams, "websockets");
-    let address = rig.serve(polite(&sessions).merge(hello()), |server| server.connection_limit(1)).await;
+    let mine = sessions.clone();
+    let handler = async move |upgrade: WebSocketUpgrade| {
+        mine.on_upgrade(upgrade, "until the peer goes", async |mut socket, _| {
+            socket.send(Message::text("welcome")).await.unwrap();
+            while let Some(Ok(_)) = socket.recv().await {}
+        })
+        .map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+    };
+    let address = rig.serve(hello().route("/ws", any(handler)), |server| server.connection_limit(1)).await;
     let socket = connect(address).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(GET).await.unwrap();
     assert!(tokio::time::timeout(ms(300), stream.readable()).await.is_err());
     assert_eq!(sessions.open(), 1);
-    // The session ends when the shutdown asks it to say something to nobody.
     drop(socket);
-    rig.handle.trigger(manual());
     assert!(answer(&mut stream).await.unwrap().ends_with("hello"));
 }
 
