@@ -164,7 +164,6 @@ where
                 stage = *drain.borrow_and_update();
                 match stage {
                     Drain::Serving | Drain::Linger => {}
-                    Drain::Close | Drain::GiveUp if activity.is_untouched() => return,
                     // Its answer will be the last; closing now would lose the request.
                     Drain::Close if activity.is_in_head() => {}
                     Drain::GiveUp if activity.is_quiet() => {

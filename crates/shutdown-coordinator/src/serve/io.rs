@@ -109,12 +109,6 @@ impl Activity {
         state.http2 && state.preface == PREFACE_LENGTH
     }
 
-    /// Whether it has never had a byte from its peer.
-    pub(super) fn is_untouched(&self) -> bool {
-        let state = lock(&self.state);
-        state.requests == 0 && state.head_since.is_none()
-    }
-
     /// Whether a head is half received.
     pub(super) fn is_in_head(&self) -> bool {
         lock(&self.state).head_since.is_some()

@@ -6,18 +6,19 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use shutdown_coordinator::{
-    Outcome, PhaseStatus, Reason,
+    Outcome, PhaseStatus, Reason, ShutdownCoordinator,
     serve::{DrainLayer, Server},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinSet,
     time::Instant,
 };
 
 use crate::{
-    common::{manual, ms, phase, secs, soon},
+    common::{build, manual, ms, phase, secs, soon},
     rig::{CHUNK, GET, GET_BIG, GET_HELD, Held, Rig, answer, ask, endless, hello, is_closed, own},
 };
 
@@ -43,6 +44,33 @@ async fn a_forced_shutdown_ends_the_drain_at_once_and_names_what_was_in_flight()
     assert!(report.survivors().any(|survivor| survivor.name == name), "{report}");
     assert_ne!(report.exit_code(), 0);
     assert!(is_closed(&mut busy).await && is_closed(&mut idle).await);
+}
+
+/// Property 8: a phase keeps its reserve when it is forced, but what is idle is not waited for.
+#[tokio::test]
+async fn a_forced_shutdown_closes_what_is_idle_although_the_phase_has_a_reserve() {
+    let mut builder = ShutdownCoordinator::builder();
+    let stop = builder.phase("stop-accepting").reserve(secs(60)).id();
+    let streams = builder.phase("close-streams").after(&[stop]).id();
+    let (coordinator, handle) = build(builder.deadline(secs(90)));
+    let mut running = JoinSet::new();
+    running.spawn(coordinator.run());
+    let mut rig = Rig { handle, stop, streams, running };
+    let held = Held::default();
+    let address = rig.serve(held.router(), |server| server.linger(secs(30))).await;
+    let mut busy = TcpStream::connect(address).await.unwrap();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    ask(&mut idle, GET).await.unwrap();
+    busy.write_all(GET_HELD).await.unwrap();
+    soon(held.arrived.notified()).await;
+    rig.handle.trigger(manual());
+    rig.stopping().await;
+    rig.handle.force(Reason::Manual("now".to_owned()));
+    assert!(is_closed(&mut idle).await);
+    held.go_on.notify_one();
+    assert!(answer(&mut busy).await.unwrap().ends_with("held"));
+    let report = rig.report().await;
+    assert_eq!(report.survivors().count(), 0, "{report}");
 }
 
 /// Property 46: after an abort what is in flight is answered, the old server ends, and a new one takes its place.

@@ -33,7 +33,7 @@ use crate::{
 };
 
 const POST: &[u8] = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello";
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(20);
 /// Of each kind.
 const CLIENTS: u64 = 6;
 /// Between two hand-overs.

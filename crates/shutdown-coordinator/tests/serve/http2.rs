@@ -23,9 +23,10 @@ const ANY_STREAM: u32 = (1 << 31) - 1;
 
 #[tokio::test]
 async fn in_a_drain_open_streams_are_answered_those_on_their_way_too_and_later_ones_go_elsewhere() {
-    let mut rig = Rig::new(secs(10));
+    let mut rig = Rig::new(secs(60));
     let held = Held::default();
-    let address = rig.serve(held.router(), |server| server).await;
+    // GOAWAY does not wait for its end.
+    let address = rig.serve(held.router(), |server| server.linger(secs(30))).await;
     let mut client = Frames::connect(address).await;
     client.get(1, "/held").await;
     soon(held.arrived.notified()).await;
