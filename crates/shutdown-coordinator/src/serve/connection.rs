@@ -105,18 +105,7 @@ where
     let streams = Streams { tracker: activity.streams().clone(), stop: CancellationToken::new() };
     // With the connection its HTTP/2 streams end, also when this future is dropped.
     let _stop = streams.stop.clone().drop_guard();
-    let mut builder = auto::Builder::new(streams);
-    // Heads are timed here, since hyper's own limit also hits connections that wait for their next request, and does
-    // not see an HTTP/2 preface.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .enable_connect_protocol()
-        .max_concurrent_streams(limits.streams)
-        .keep_alive_interval(limits.ping_interval)
-        .keep_alive_timeout(limits.header_read_timeout.min(LONGEST_PONG));
-
+    let builder = protocols(limits, streams);
     let mut drain = shop.drain.subscribe();
     let service = {
         let (shop, activity) = (Arc::clone(shop), Arc::clone(activity));
@@ -175,6 +164,22 @@ where
             }
         }
     }
+}
+
+/// HTTP/1.1 and HTTP/2, whichever the client begins with.
+fn protocols(limits: &Limits, streams: Streams) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(streams);
+    // Heads are timed here, since hyper's own limit also hits connections that wait for their next request, and does
+    // not see an HTTP/2 preface.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(limits.streams)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.header_read_timeout.min(LONGEST_PONG));
+    builder
 }
 
 /// What polling a connection came to.

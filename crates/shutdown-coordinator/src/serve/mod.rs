@@ -82,7 +82,8 @@
 //! - **The limits here are about silence.** A client that sends a byte now and then is not silent; how long a whole request
 //!   may take is for a layer of the router (`tower_http::timeout`), as is how long its body may be (axum takes 2 MB).
 //! - **The limit of connections counts websockets**, and must be below that of file descriptors (`LimitNOFILE=` in a systemd
-//!   unit, 1024 unless set). At the descriptors' limit nothing is lost, but new clients wait in the kernel's queue.
+//!   unit, 1024 unless set). At either limit new clients wait in the kernel's queue; what still waits there when a linger
+//!   is over is lost, unless the listener is shared.
 //! - **An abort of the shutdown does not bring the listener back.** Put the server's phase past the point of no return, or
 //!   serve anew with a new listener when the old server's task has ended.
 //!
