@@ -41,11 +41,14 @@ fn polite(sessions: &Sessions) -> Router {
     let sessions = sessions.clone();
     let handler = async move |upgrade: WebSocketUpgrade| {
         let run = sessions.on_upgrade(upgrade, "session 1", async |mut socket, session| {
-            socket.send(Message::text("welcome")).await.unwrap();
+            if socket.send(Message::text("welcome")).await.is_err() {
+                return;
+            }
             session.closing().cancelled().await;
             assert!(session.deadline().is_some());
-            socket.send(Message::text("last")).await.unwrap();
-            session.close(socket).await;
+            if socket.send(Message::text("last")).await.is_ok() {
+                session.close(socket).await;
+            }
         });
         run.unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
     };
@@ -195,7 +198,8 @@ async fn an_upgrade_in_progress_when_the_drain_begins_is_tracked() {
     rig.clean_report().await;
 }
 
-/// Property 41: an upgrade that comes to nothing releases its guard.
+/// Property 41: an upgrade that comes to nothing holds nobody up. (hyper gives the session its connection all the same, but
+/// only when it is over.)
 #[tokio::test]
 async fn an_upgrade_that_fails_is_not_waited_for() {
     let mut rig = Rig::new(secs(5));
