@@ -27,7 +27,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
     ("crates/shutdown-coordinator/tests/scorecard/blocking.rs", "a contestant whose job says nothing when it starts"),
     ("crates/shutdown-coordinator/tests/scorecard/websocket.rs", "a client that takes its time to answer a Close"),
-    ("crates/shutdown-coordinator/tests/serve.rs", "handlers and clients that take their time, over real sockets"),
+    ("crates/shutdown-coordinator/tests/serve/handover.rs", "a client that thinks between two requests"),
     ("tests/store_contract/suite.rs", "waits for what the store says is left of a lease, by the store's own clock"),
 ];
 
@@ -89,9 +89,9 @@ const RULES: &[Rule] = &[
         // The variables by which systemd speaks to a process are no configuration; nor is the one by which a test asks to hold
         // it at points, of which what is shipped has none.
         applies: |path| {
-            let spoken_to =
-                ["crates/shutdown-coordinator/src/points.rs", "crates/shutdown-coordinator/src/systemd/mod.rs"];
-            is_code(path) && !path.starts_with("src/config/") && !spoken_to.contains(&path)
+            let spoken_to = ["points.rs", "systemd/mod.rs", "serve/inherited.rs"];
+            let file = path.strip_prefix("crates/shutdown-coordinator/src/");
+            is_code(path) && !path.starts_with("src/config/") && !file.is_some_and(|file| spoken_to.contains(&file))
         },
         words: &["env::var", "env::vars"],
         remedy: "make it a setting in src/config/ and pass the value in",

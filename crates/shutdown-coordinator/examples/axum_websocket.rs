@@ -7,15 +7,15 @@ use axum::{
     Router,
     extract::{
         ConnectInfo, State,
-        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
+        ws::{Message, WebSocket, WebSocketUpgrade},
     },
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::{any, get, post},
 };
 use shutdown_coordinator::{
-    Reason, Report, ShutdownCoordinator, ShutdownHandle, SignalPolicy, run_main,
-    serve::{DrainLayer, Server, Session, Sessions},
+    Report, ShutdownCoordinator, ShutdownHandle, SignalPolicy, run_main,
+    serve::{self, DrainLayer, Server, Session, Sessions},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,9 +42,19 @@ async fn service() -> Result<Report, Box<dyn Error>> {
         .route("/peer", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
         .route("/ws", any(websocket).with_state(Sessions::new(&handle, streams, "websockets").refuse_from(stop)));
 
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-    println!("listening on {}", listener.local_addr()?);
-    Server::new(&handle, stop, router).linger(SECOND).serve_tcp(listener)?;
+    // Whoever is connected is answered until the websockets close: /ready says 503, and /orders in the end.
+    let server = || Server::new(&handle, stop, router.clone()).linger(SECOND).keep_connections_until(streams);
+    let inherited = serve::inherited()?;
+    if inherited.is_empty() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+        println!("listening on {}", listener.local_addr()?);
+        server().serve_tcp(listener)?;
+    }
+    // From systemd, or from whoever runs this beside its predecessor.
+    for socket in inherited {
+        println!("serving the inherited socket {}", socket.name);
+        server().shared_listener(true).serve_inherited(socket)?;
+    }
 
     let report = coordinator.run().await;
     println!("{report}");
@@ -80,10 +90,7 @@ async fn echo(mut socket: WebSocket, session: Session) {
             },
         }
     }
-    let upgrade = session.reason() == Some(Reason::Upgrade);
-    let code = if upgrade { close_code::RESTART } else { close_code::AWAY };
-    let frame = CloseFrame { code, reason: "the server is shutting down".into() };
-    if socket.send(Message::text("goodbye")).await.is_ok() && socket.send(Message::Close(Some(frame))).await.is_ok() {
-        while let Some(Ok(_)) = socket.recv().await {}
+    if socket.send(Message::text("goodbye")).await.is_ok() {
+        session.close(socket).await;
     }
 }

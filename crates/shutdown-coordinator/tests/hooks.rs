@@ -254,7 +254,7 @@ async fn a_rejection_is_an_error_like_any_other() {
     coordinator.run().await;
     let not_sync = std::cell::Cell::new(1);
     let attempt = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        handle.on(only, "late", move |_| async move { drop(not_sync) })?;
+        handle.on(only, "late", move |_| async move { not_sync.set(2) })?;
         Ok(())
     };
     assert_eq!(attempt().unwrap_err().to_string(), "refused: its phase has started");

@@ -82,7 +82,8 @@ pub(super) async fn run<L: Listener>(
     shop: Arc<Shop>,
     root: Guard,
 ) {
-    let begins = handle.token(phases.stop);
+    // Taken now: an abort of the shutdown must not leave an old drain waiting for a new one's token.
+    let (begins, closes) = (handle.token(phases.stop), handle.token(phases.close));
     let mut house = House { shop, root, connections: JoinSet::new() };
     let permits = Arc::new(Semaphore::new(house.shop.limits.connections));
     tokio::select! {
@@ -100,7 +101,6 @@ pub(super) async fn run<L: Listener>(
         house.take_queue(listener, &permits, linger_end(&handle, phases.stop, lingered)).await;
     }
     drop(listening);
-    let closes = handle.token(phases.close);
     let idle_end = async {
         closes.cancelled().await;
         sleep_until(linger_end(&handle, phases.close, lingered)).await;
@@ -122,10 +122,14 @@ pub(super) async fn run<L: Listener>(
     house.all_gone().await;
 }
 
+/// Between two tries to accept.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// The earlier of a moment and three quarters of what the phase has left: never so late that it cannot see them go.
 fn linger_end(handle: &ShutdownHandle, phase: PhaseId, lingered: Instant) -> Instant {
     let now = Instant::now();
-    let left = handle.shared().running(phase).map_or(Duration::ZERO, |run| run.deadline() - now);
+    let left = handle.deadline(phase).map_or(Duration::ZERO, |deadline| deadline - now);
     lingered.min(later(now, left / 4 * 3))
 }
 
@@ -138,23 +142,19 @@ struct House {
 impl House {
     /// Never returns. Errors are waited out: a server that stops accepting over one is worse than the error.
     async fn accept<L: Listener>(&mut self, listener: &L, permits: &Arc<Semaphore>) {
-        const SHORTEST: Duration = Duration::from_millis(10);
-        const LONGEST: Duration = Duration::from_secs(1);
-        let mut pause = SHORTEST;
+        let mut pause = SHORTEST_PAUSE;
         loop {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((io, peer)) => {
-                    pause = SHORTEST;
+                    pause = SHORTEST_PAUSE;
                     self.open(io, peer, permit);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    // Mostly EMFILE or ENFILE: it passes when a connection is closed.
-                    tracing::warn!(%error, ?pause, "accept failed");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST);
+                    self.recover(&error, pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
@@ -173,10 +173,22 @@ impl House {
             match queue() {
                 Ok((io, peer)) => self.open(io, peer, permit),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted || is_of_one_connection(&error) => {}
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if Instant::now() < until => self.recover(&error, SHORTEST_PAUSE).await,
+                Err(_) => break,
             }
         }
         tracing::warn!("connections were left in the listener's queue");
+    }
+
+    /// Waits until accepting may work again. Mostly it is EMFILE or ENFILE, which passes when a connection is closed, here
+    /// or elsewhere.
+    async fn recover(&mut self, error: &io::Error, pause: Duration) {
+        tracing::warn!(%error, ?pause, "accept failed");
+        tokio::select! {
+            () = sleep(pause) => {}
+            Some(_) = self.connections.join_next() => {}
+        }
     }
 
     fn open<I>(&mut self, io: I, peer: Peer, permit: OwnedSemaphorePermit)

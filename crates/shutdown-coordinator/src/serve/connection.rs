@@ -1,12 +1,21 @@
 //! One connection, from accept to close or upgrade.
 
-use std::{convert::Infallible, fmt, future::Future, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{
     Router,
-    body::Body,
     extract::ConnectInfo,
     http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION},
+    response::IntoResponse as _,
 };
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
@@ -23,10 +32,10 @@ use tower::Service as _;
 
 use super::{
     Limits,
-    io::{Activity, Verdict, Watched},
-    layer::HeldBody,
+    body::{self, HeldBody},
+    io::{Activity, Ticket, Verdict, Watched},
 };
-use crate::{Gate, Guard, gate::Label};
+use crate::{Gate, Guard, gate::Label, sync::later};
 
 /// What all connections of a server share.
 pub(super) struct Shop {
@@ -45,7 +54,7 @@ pub(super) enum Drain {
     Linger,
     /// Idle connections are closed.
     Close,
-    /// Heads that are still half received are given up: they never became requests.
+    /// What has neither a request nor an answer in flight is given up: half received heads, silent HTTP/2 peers.
     GiveUp,
 }
 
@@ -91,16 +100,12 @@ async fn serve<I>(io: I, peer: Peer, permit: OwnedSemaphorePermit, shop: &Arc<Sh
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Watched { io, activity: Arc::clone(activity), _permit: permit });
-    let streams = Streams { tracker: TaskTracker::new(), stop: CancellationToken::new() };
+    let limits = &shop.limits;
+    let io = TokioIo::new(Watched { io, activity: Arc::clone(activity), stalled: false, _permit: permit });
+    let streams = Streams { tracker: activity.streams().clone(), stop: CancellationToken::new() };
     // With the connection its HTTP/2 streams end, also when this future is dropped.
     let _stop = streams.stop.clone().drop_guard();
-    let mut builder = auto::Builder::new(streams);
-    // Heads are timed here, since hyper's own limit also hits connections that wait for their next request, and does
-    // not see an HTTP/2 preface.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new()).enable_connect_protocol();
-
+    let builder = protocols(limits, streams);
     let mut drain = shop.drain.subscribe();
     let service = {
         let (shop, activity) = (Arc::clone(shop), Arc::clone(activity));
@@ -108,42 +113,52 @@ where
     };
     let mut connection = pin!(builder.serve_connection_with_upgrades(io, service));
     let mut timer = pin!(sleep_until(Instant::now()));
-    let mut closing = false;
+    let mut stage = *drain.borrow_and_update();
+    let (mut is_idle, mut goes_away) = (false, false);
     loop {
+        let turn = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Turn::Ended(result)),
+            Poll::Pending if stage != Drain::Serving && !goes_away && activity.is_http2() => Poll::Ready(Turn::GoAway),
+            Poll::Pending => Poll::Pending,
+        });
         // The connection comes first: what has arrived is read before anything is called idle.
         tokio::select! {
             biased;
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(%peer, %error, "connection failed");
+            turn = turn => match turn {
+                Turn::Ended(result) => {
+                    if let Err(error) = result {
+                        tracing::debug!(%activity, %error, "connection failed");
+                    }
+                    return;
                 }
-                return;
-            }
-            () = timer.as_mut() => match activity.verdict(&shop.limits) {
-                Verdict::Fine(due) => timer.as_mut().reset(due),
-                Verdict::Idle if !closing => {
-                    closing = true;
+                Turn::GoAway => {
+                    goes_away = true;
                     connection.as_mut().graceful_shutdown();
-                    timer.as_mut().reset(Instant::now() + shop.limits.idle_timeout);
                 }
-                Verdict::Idle | Verdict::TooSlow => {
-                    tracing::debug!(%activity, "connection closed: nothing comes");
+            },
+            () = timer.as_mut() => match activity.verdict(limits) {
+                // Told to go, it has had its time, and whatever it still sent in it has been answered.
+                Verdict::Fine(due) if !is_idle || !activity.is_quiet() => timer.as_mut().reset(due),
+                Verdict::Idle if !is_idle => {
+                    is_idle = true;
+                    connection.as_mut().graceful_shutdown();
+                    timer.as_mut().reset(later(Instant::now(), limits.header_read_timeout));
+                }
+                Verdict::Fine(_) | Verdict::Idle | Verdict::TooSlow => {
+                    tracing::debug!(%activity, "connection closed: nothing goes on");
                     return;
                 }
             },
             Ok(()) = drain.changed() => {
-                let stage = *drain.borrow_and_update();
+                stage = *drain.borrow_and_update();
                 match stage {
-                    // GOAWAY: the client opens no more streams, those that are open are answered.
-                    Drain::Linger if activity.is_http2() => connection.as_mut().graceful_shutdown(),
                     Drain::Serving | Drain::Linger => {}
-                    Drain::GiveUp if activity.is_in_head() => {
-                        tracing::info!(%activity, "connection closed: its request was never complete");
+                    // Its answer will be the last; closing now would lose the request.
+                    Drain::Close if activity.is_in_head() => {}
+                    Drain::GiveUp if activity.is_quiet() => {
+                        tracing::info!(%activity, "connection given up: its request was never complete");
                         return;
                     }
-                    Drain::Close | Drain::GiveUp if activity.is_untouched() => return,
-                    // Its answer will be the last; closing now would lose the request.
-                    Drain::Close if activity.is_in_later_head() => {}
                     Drain::Close | Drain::GiveUp => connection.as_mut().graceful_shutdown(),
                 }
             }
@@ -151,9 +166,35 @@ where
     }
 }
 
+/// HTTP/1.1 and HTTP/2, whichever the client begins with.
+fn protocols(limits: &Limits, streams: Streams) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(streams);
+    // Heads are timed here, since hyper's own limit also hits connections that wait for their next request, and does
+    // not see an HTTP/2 preface.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(limits.streams)
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.header_read_timeout.min(LONGEST_PONG));
+    builder
+}
+
+/// What polling a connection came to.
+enum Turn<T> {
+    Ended(T),
+    /// HTTP/2 in a drain: the client is to open no more streams; those that are open are answered.
+    GoAway,
+}
+
+/// How long a peer may take to answer an HTTP/2 ping, at most.
+const LONGEST_PONG: Duration = Duration::from_secs(20);
+
 /// What a request holds until the last byte of its answer.
 pub(super) struct Held {
-    _ticket: super::io::Ticket,
+    _ticket: Ticket,
     _before: Option<Guard>,
 }
 
@@ -171,13 +212,20 @@ fn answer(
     if let Peer::Tcp(address) = peer {
         request.extensions_mut().insert(ConnectInfo(address));
     }
+    let (parts, body) = request.into_parts();
+    let (body, stall) = body::timed(body, shop.limits.body_read_timeout, activity);
     // A router is always ready.
-    let response = shop.router.clone().call(request.map(Body::new));
+    let response = shop.router.clone().call(Request::from_parts(parts, body));
     let shop = Arc::clone(shop);
     async move {
         let mut response = response.await?;
-        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version < Version::HTTP_2 && !upgraded && *shop.drain.borrow() != Drain::Serving {
+        let status = response.status();
+        let stalled = stall.happened();
+        if stalled && (status.is_client_error() || status.is_server_error()) {
+            response = (StatusCode::REQUEST_TIMEOUT, "the request's body stopped coming\n").into_response();
+        }
+        let last = stalled || *shop.drain.borrow() != Drain::Serving;
+        if version < Version::HTTP_2 && status != StatusCode::SWITCHING_PROTOCOLS && last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| HeldBody::new(body, ticket)))

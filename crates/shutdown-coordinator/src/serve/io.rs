@@ -13,18 +13,22 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::Instant,
 };
+use tokio_util::task::TaskTracker;
 
 use super::{Limits, connection::Peer};
-use crate::sync::lock;
+use crate::sync::{later, lock};
 
 /// What one connection is doing. Its `Display` names it in the report.
 pub(super) struct Activity {
     peer: Peer,
     state: Mutex<State>,
+    streams: TaskTracker,
 }
 
 struct State {
     http2: bool,
+    /// Bytes before the first request, up to the length of an HTTP/2 preface.
+    preface: usize,
     /// Requests that have begun, ever.
     requests: u64,
     /// Requests without a complete answer.
@@ -33,36 +37,54 @@ struct State {
     last: Option<(Method, Uri)>,
     /// When the first byte of a head came that is not complete.
     head_since: Option<Instant>,
+    /// Since when the peer has taken nothing of what is there to be written.
+    stalled_since: Option<Instant>,
     /// When it was accepted, or the last answer was complete.
     idle_since: Instant,
 }
 
+/// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`
+const PREFACE_LENGTH: usize = 24;
+
 /// What a connection deserves at some moment.
 pub(super) enum Verdict {
-    /// Nothing is due before this.
+    /// Ask again then.
     Fine(Instant),
     /// It has been idle for too long.
     Idle,
-    /// A head takes too long, or none has ever come.
+    /// A head takes too long, or none has ever come, or the peer does not take its answer.
     TooSlow,
 }
 
 impl Activity {
     pub(super) fn new(peer: Peer) -> Self {
-        let state =
-            State { http2: false, requests: 0, in_flight: 0, last: None, head_since: None, idle_since: Instant::now() };
-        Self { peer, state: Mutex::new(state) }
+        let state = State {
+            http2: false,
+            preface: 0,
+            requests: 0,
+            in_flight: 0,
+            last: None,
+            head_since: None,
+            stalled_since: None,
+            idle_since: Instant::now(),
+        };
+        Self { peer, state: Mutex::new(state), streams: TaskTracker::new() }
     }
 
     fn bytes_came(&self, bytes: &[u8]) {
         let mut state = lock(&self.state);
-        if state.requests == 0 && bytes.starts_with(b"PRI ") {
-            state.http2 = true;
+        if state.requests == 0 {
+            state.http2 |= state.preface == 0 && bytes.starts_with(b"PRI ");
+            state.preface = state.preface.saturating_add(bytes.len()).min(PREFACE_LENGTH);
         }
         // HTTP/2 has frames of its own while no request is in flight; a body's bytes belong to a request that is.
         if state.in_flight == 0 && state.head_since.is_none() && !(state.http2 && state.requests > 0) {
             state.head_since = Some(Instant::now());
         }
+    }
+
+    fn write_stalls(&self, stalls: bool) {
+        lock(&self.state).stalled_since = stalls.then(Instant::now);
     }
 
     /// A request has begun; it ends when the ticket is dropped.
@@ -76,38 +98,45 @@ impl Activity {
         Ticket(Arc::clone(self))
     }
 
+    /// The tasks of HTTP/2 streams. One that was upgraded has no request in flight, but its task lives.
+    pub(super) fn streams(&self) -> &TaskTracker {
+        &self.streams
+    }
+
+    /// Whether it has sent a whole HTTP/2 preface. Before that hyper does not know what it will be.
     pub(super) fn is_http2(&self) -> bool {
-        lock(&self.state).http2
-    }
-
-    /// Whether it has never had a byte from its peer.
-    pub(super) fn is_untouched(&self) -> bool {
         let state = lock(&self.state);
-        state.requests == 0 && state.head_since.is_none()
+        state.http2 && state.preface == PREFACE_LENGTH
     }
 
-    /// Whether nothing but a half received head is open.
+    /// Whether a head is half received.
     pub(super) fn is_in_head(&self) -> bool {
-        let state = lock(&self.state);
-        state.in_flight == 0 && state.head_since.is_some()
+        lock(&self.state).head_since.is_some()
     }
 
-    /// Whether a head after the first is half received. hyper takes such a connection for an idle one.
-    pub(super) fn is_in_later_head(&self) -> bool {
+    /// Whether it has no request to answer and no answer to send.
+    pub(super) fn is_quiet(&self) -> bool {
         let state = lock(&self.state);
-        state.requests > 0 && state.head_since.is_some()
+        state.in_flight == 0 && self.streams.is_empty() && state.stalled_since.is_none()
     }
 
     pub(super) fn verdict(&self, limits: &Limits) -> Verdict {
         let now = Instant::now();
         let state = lock(&self.state);
-        let (due, verdict) = match (state.in_flight, state.head_since) {
-            (1.., _) => (now + limits.idle_timeout.max(limits.header_read_timeout), Verdict::Idle),
-            (0, Some(since)) => (since + limits.header_read_timeout, Verdict::TooSlow),
-            (0, None) if state.requests == 0 => (state.idle_since + limits.header_read_timeout, Verdict::TooSlow),
-            (0, None) => (state.idle_since + limits.idle_timeout, Verdict::Idle),
+        let busy = state.in_flight > 0 || !self.streams.is_empty();
+        // A head may begin, or a write stall, right after this look.
+        let again = later(now, limits.header_read_timeout.min(limits.write_timeout));
+        let head_due = |since| later(since, limits.header_read_timeout);
+        let (due, verdict) = match (state.stalled_since, state.head_since) {
+            (Some(since), _) => (later(since, limits.write_timeout), Verdict::TooSlow),
+            (None, _) if busy => (again, Verdict::Idle),
+            // It may have a request on its way: it is told to take it elsewhere.
+            (None, Some(since)) if state.http2 && state.preface == PREFACE_LENGTH => (head_due(since), Verdict::Idle),
+            (None, Some(since)) => (head_due(since), Verdict::TooSlow),
+            (None, None) if state.requests == 0 => (head_due(state.idle_since), Verdict::TooSlow),
+            (None, None) => (later(state.idle_since, limits.idle_timeout), Verdict::Idle),
         };
-        if due <= now { verdict } else { Verdict::Fine(due) }
+        if due <= now { verdict } else { Verdict::Fine(due.min(again)) }
     }
 }
 
@@ -115,14 +144,24 @@ impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
         write!(f, "{}: ", self.peer)?;
+        let streams = self.streams.len();
         match (&state.last, state.head_since) {
             (Some((method, uri)), _) if state.in_flight > 0 => {
                 write!(f, "{method} {} in flight", uri.path())?;
                 if state.in_flight > 1 {
                     write!(f, " and {} more", state.in_flight - 1)?;
                 }
+                if state.stalled_since.is_some() {
+                    f.write_str(", not read by the peer")?;
+                }
                 Ok(())
             }
+            (Some((method, uri)), _) if state.stalled_since.is_some() => {
+                write!(f, "answer to {method} {} not read by the peer", uri.path())
+            }
+            _ if streams > 0 => write!(f, "{streams} upgraded HTTP/2 streams open"),
+            _ if state.http2 && state.requests == 0 => f.write_str("HTTP/2 without a request"),
+            _ if state.http2 => f.write_str("HTTP/2 without a whole request"),
             (_, Some(_)) => f.write_str("head half received"),
             (_, None) => f.write_str("idle"),
         }
@@ -146,7 +185,19 @@ impl Drop for Ticket {
 pub(super) struct Watched<I> {
     pub(super) io: I,
     pub(super) activity: Arc<Activity>,
+    /// Whether the last write found no room.
+    pub(super) stalled: bool,
     pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl<I> Watched<I> {
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.stalled != written.is_pending() {
+            self.stalled = written.is_pending();
+            self.activity.write_stalls(self.stalled);
+        }
+        written
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
@@ -162,7 +213,8 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -178,7 +230,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -2,14 +2,13 @@
 
 use std::{
     fmt,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     http::{HeaderValue, Request, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse as _, Response},
 };
@@ -17,15 +16,15 @@ use futures_util::{
     FutureExt as _, TryFutureExt as _,
     future::{self, BoxFuture, Either, Ready},
 };
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tower::{Layer, Service};
 
+use super::body::HeldBody;
 use crate::Gate;
 
 type OnClosed = Arc<dyn Fn(Duration) -> Response + Send + Sync>;
 
-/// Gives each request a guard of a gate, held until the last byte of its answer; once the gate is closed, answers 503
-/// with `Retry-After`.
+/// Gives each request a guard of a gate, held until the last byte of its answer has gone to the connection, which its
+/// server waits for; once the gate is closed, answers 503 with `Retry-After`.
 #[derive(Clone)]
 pub struct DrainLayer {
     gate: Gate,
@@ -111,34 +110,5 @@ where
             }
             Err(_) => Either::Left(future::ready(Ok(self.layer.refuse()))),
         }
-    }
-}
-
-/// A body that holds something until it is sent or dropped.
-pub(super) struct HeldBody<T> {
-    body: Body,
-    _held: T,
-}
-
-impl<T> HeldBody<T> {
-    pub(super) fn new(body: Body, held: T) -> Self {
-        Self { body, _held: held }
-    }
-}
-
-impl<T: Unpin> HttpBody for HeldBody<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -1,12 +1,12 @@
 //! Websockets that a shutdown waits for, and tells to close.
 
-use std::{borrow::Cow, fmt, future::Future};
+use std::{borrow::Cow, fmt, future::Future, time::Duration};
 
 use axum::{
-    extract::ws::{OnFailedUpgrade, WebSocket, WebSocketUpgrade},
+    extract::ws::{CloseFrame, Message, OnFailedUpgrade, WebSocket, WebSocketUpgrade, close_code},
     response::Response,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Closed, Gate, PhaseId, Reason, ShutdownHandle};
@@ -49,8 +49,8 @@ impl Sessions {
 
     /// Upgrades, then runs `session` with the socket. `name` is for the report.
     ///
-    /// When [`Session::closing`] is cancelled, the session should send its last message and a Close frame, wait for the
-    /// peer's Close, and return.
+    /// When [`Session::closing`] is cancelled, the session should send its last message, [close](Session::close) and
+    /// return.
     pub fn on_upgrade<U, F, Fut>(
         &self,
         upgrade: WebSocketUpgrade<U>,
@@ -78,6 +78,9 @@ impl Sessions {
     }
 }
 
+/// For a session that is told to close when no phase sets its time.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// What a websocket session knows about the shutdown.
 #[derive(Clone)]
 pub struct Session {
@@ -93,7 +96,7 @@ impl Session {
     }
 
     /// Cancelled when the shutdown is forced.
-    pub fn force(&self) -> CancellationToken {
+    pub fn force_token(&self) -> CancellationToken {
         self.handle.force_token()
     }
 
@@ -104,13 +107,29 @@ impl Session {
 
     /// While closing: when the session must be over.
     pub fn deadline(&self) -> Option<Instant> {
-        self.handle.shared().running(self.phase).map(|run| run.deadline())
+        self.handle.deadline(self.phase)
+    }
+
+    /// Says goodbye: sends a Close frame, with code 1012 (service restart) in an upgrade and 1001 (going away) otherwise,
+    /// and waits for the peer's, which completes the handshake ([RFC 6455, 7.1.2]). What the peer still sends is dropped.
+    ///
+    /// Waits as long as the session may; a peer that does not answer is dropped then, and named.
+    ///
+    /// [RFC 6455, 7.1.2]: https://www.rfc-editor.org/rfc/rfc6455#section-7.1.2
+    pub async fn close(&self, mut socket: WebSocket) {
+        let code = if self.reason() == Some(Reason::Upgrade) { close_code::RESTART } else { close_code::AWAY };
+        let frame = CloseFrame { code, reason: "the server is shutting down".into() };
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
     }
 
     async fn out_of_time(self) {
         self.closing.cancelled().await;
-        if let Some(run) = self.handle.shared().running(self.phase) {
-            run.abort.cancelled().await;
+        match self.handle.shared().running(self.phase) {
+            Some(run) => run.abort.cancelled().await,
+            // The phase was passed over, or the shutdown aborted: nobody waits, but a goodbye is due all the same.
+            None => sleep(GOODBYE).await,
         }
     }
 }
