@@ -14,7 +14,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Exit, Installation, within};
+use support::{CLEAN, Installation, within};
 use tokio::net::UnixDatagram;
 
 /// Longer than the budgets that `Installation::new` sets.
@@ -74,7 +74,7 @@ async fn systemd_hears_when_the_server_listens_lives_drains_and_stops() {
     }
     server.set_faults(serde_json::json!({})).await;
     until(&bus, "STATUS=stopped (SIGTERM)").await;
-    assert_eq!(server.wait_exit(BUDGET).await, Exit::CLEAN, "{}", server.stdout());
+    assert_eq!(server.wait_exit(BUDGET).await, CLEAN, "{}", server.stdout());
 }
 
 #[tokio::test]
@@ -82,6 +82,6 @@ async fn a_notify_socket_that_cannot_be_used_is_named() {
     let mut installation = Installation::new();
     installation.set("NOTIFY_SOCKET", "/nonexistent/notify");
     let (exit, words) = installation.start_refused().await;
-    assert_ne!(exit, Exit::CLEAN);
+    assert_ne!(exit, CLEAN);
     assert!(words.contains("NOTIFY_SOCKET=/nonexistent/notify cannot be used"), "{words}");
 }
