@@ -92,19 +92,20 @@ fn set_timestamps(started: Duration, deadline: Duration) {
     gauge!(DEADLINE_AT).set(deadline.as_secs_f64());
 }
 
-pub(crate) fn phase_over(
-    phase: &str,
-    status: PhaseStatus,
-    took: Duration,
-    works: impl Iterator<Item = (WorkKind, Outcome)>,
-) {
-    histogram!(PHASE_DURATION, "phase" => phase.to_owned(), "status" => status_label(status)).record(took);
-    let mut counts = BTreeMap::<_, u64>::new();
-    for (kind, outcome) in works {
-        *counts.entry((kind_label(kind), outcome_label(&outcome))).or_default() += 1;
+/// How many of each kind ended how in one phase.
+#[derive(Default)]
+pub(crate) struct Counts(BTreeMap<(&'static str, &'static str), u64>);
+
+impl Counts {
+    pub(crate) fn add(&mut self, kind: WorkKind, outcome: &Outcome) {
+        *self.0.entry((kind_label(kind), outcome_label(outcome))).or_default() += 1;
     }
-    for ((kind, outcome), count) in counts {
-        counter!(WORK, "phase" => phase.to_owned(), "kind" => kind, "outcome" => outcome).increment(count);
+
+    pub(crate) fn publish(self, phase: &str, status: PhaseStatus, took: Duration) {
+        histogram!(PHASE_DURATION, "phase" => phase.to_owned(), "status" => status_label(status)).record(took);
+        for ((kind, outcome), count) in self.0 {
+            counter!(WORK, "phase" => phase.to_owned(), "kind" => kind, "outcome" => outcome).increment(count);
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     hook::run_hook,
     phase::{FailurePolicy, Phase, PhaseRun},
     progress::Blocker,
-    record::{Outcome, Steps, Verdict, WorkKind},
+    record::{Outcome, Record, Steps, Verdict, WorkKind},
     report::{Entry, PhaseReport, PhaseStatus, Report, Version},
     shared::{RunCx, Shared, StartedPhase},
     sync::{later, lock},
@@ -262,10 +262,13 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
     let gates: Vec<_> = gates.collect();
     #[cfg(feature = "metrics")]
     if !run.abandon.is_cancelled() {
-        let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
-        let works = records.map(|record| (record.kind, record.verdict(phase_run.deadline()).outcome));
-        let works = works.chain(gates.iter().map(|(_, outcome, _)| (WorkKind::Gate, outcome.clone())));
-        crate::metrics::phase_over(&phase.config.name, status, took, works);
+        let mut counts = crate::metrics::Counts::default();
+        let deadline = phase_run.deadline();
+        let mut count = |record: &Record| counts.add(record.kind, &record.verdict(deadline).outcome);
+        shared.hook_records(index).iter().for_each(|record| count(record));
+        phase.tasks.for_each(count);
+        gates.iter().for_each(|(_, outcome, _)| counts.add(WorkKind::Gate, outcome));
+        counts.publish(&phase.config.name, status, took);
     }
     let (started, deadline) = (phase_run.started, phase_run.deadline());
     let steps = Steps { first: Some(phase_run.first_step), last: Some(phase_run.step()) };
@@ -387,8 +390,7 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
     let after = |moment: Instant| moment.saturating_duration_since(run.triggered);
     let skipped = PhaseEnd::skipped();
     let end = end.unwrap_or(&skipped);
-    let records = shared.hook_records(index).into_iter().chain(phase.tasks.records());
-    let works = records.map(|record| {
+    let entry = |record: &Record| {
         let verdict = record.verdict(end.deadline);
         Entry {
             kind: record.kind,
@@ -399,7 +401,13 @@ fn phase_report(shared: &Shared, index: usize, phase: &Phase, run: &RunCx, end: 
             outcome: verdict.outcome,
             steps: verdict.steps,
         }
-    });
+    };
+    let mut tasks = Vec::with_capacity(phase.tasks.len());
+    phase.tasks.for_each(|record| tasks.push((record.number, entry(record))));
+    // Each of the lists is nearly in order.
+    tasks.sort_by_key(|(number, _)| *number);
+    let hooks = shared.hook_records(index);
+    let works = hooks.iter().map(|record| entry(record)).chain(tasks.into_iter().map(|(_, entry)| entry));
     let gates = end.gates.iter().map(|(name, outcome, took)| Entry {
         kind: WorkKind::Gate,
         name: name.clone(),

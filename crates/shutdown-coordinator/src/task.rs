@@ -227,6 +227,13 @@ impl TaskTable {
         left.iter().map(|record| record.name.to_string()).collect()
     }
 
+    /// Shows all of them, in no particular order.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&Record)) {
+        for list in &self.lists {
+            lock(list).iter().for_each(|(_, record)| look(record));
+        }
+    }
+
     /// In the order in which they were spawned.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let mut records = Vec::new();
