@@ -265,9 +265,13 @@ async fn run_phase(shared: &Arc<Shared>, run: &Arc<RunCx>, index: usize, phase: 
         let mut counts = crate::metrics::Counts::default();
         let deadline = phase_run.deadline();
         let mut count = |record: &Record| counts.add(record.kind, &record.verdict(deadline).outcome);
-        shared.hook_records(index).iter().for_each(|record| count(record));
+        for record in shared.hook_records(index) {
+            count(&record);
+        }
         phase.tasks.for_each(count);
-        gates.iter().for_each(|(_, outcome, _)| counts.add(WorkKind::Gate, outcome));
+        for (_, outcome, _) in &gates {
+            counts.add(WorkKind::Gate, outcome);
+        }
         counts.publish(&phase.config.name, status, took);
     }
     let (started, deadline) = (phase_run.started, phase_run.deadline());
