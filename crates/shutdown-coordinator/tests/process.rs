@@ -63,7 +63,9 @@ async fn a_second_signal_forces_but_persists_and_exits_with_128_and_its_number()
     service.signal(Signal::Int).unwrap();
     expect(&mut service, "persisted").await;
     let report = report(&mut service).await;
-    assert_eq!(report["phases"][0]["survivors"][0]["name"], "order 1");
+    // The hook that said so may be a survivor, too: it had hardly ended.
+    let survivors = report["phases"][0]["survivors"].as_array().unwrap();
+    assert!(survivors.iter().any(|survivor| survivor["name"] == "order 1"), "{report}");
     assert_eq!(service.exit().await.unwrap(), Exit::Code(128 + 2));
 }
 

@@ -125,10 +125,9 @@ impl<'a> ReportTable<'a> {
         for (entry, span) in digest.shown {
             self.entry(f, entry, span)?;
         }
-        match digest.rest {
-            Some(rest) => writeln!(f, "  {rest}"),
-            None => Ok(()),
-        }
+        // Every kind of ending there is makes more than a line.
+        let lines = digest.rest.iter().flat_map(|rest| wrap(rest, COLUMNS - 2));
+        lines.into_iter().try_for_each(|line| writeln!(f, "  {line}"))
     }
 
     fn entry(self, f: &mut fmt::Formatter<'_>, entry: &Entry, span: Option<Span>) -> fmt::Result {

@@ -1,17 +1,20 @@
 //! What a connection is doing, seen from its bytes and its requests.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future as _,
+    io,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::http::{Method, Uri, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::task::TaskTracker;
 
@@ -187,6 +190,10 @@ pub(super) struct Watched<I> {
     pub(super) activity: Arc<Activity>,
     /// Whether the last write found no room.
     pub(super) stalled: bool,
+    /// How long the peer of an HTTP/2 connection may take to close it after us.
+    pub(super) linger: Duration,
+    /// Runs once our side is closed.
+    pub(super) lingers: Option<Pin<Box<Sleep>>>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
@@ -197,6 +204,24 @@ impl<I> Watched<I> {
             self.activity.write_stalls(self.stalled);
         }
         written
+    }
+}
+
+impl<I: AsyncRead + Unpin> Watched<I> {
+    fn poll_peer_closes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let end = later(Instant::now(), self.linger);
+        let lingers = self.lingers.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if lingers.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut waste = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut waste);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
     }
 }
 
@@ -211,7 +236,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.wrote(written)
@@ -222,7 +247,13 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        if self.lingers.is_none() {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        }
+        // A client of HTTP/2 may send before it has read that it must not any more. Closed at once, the kernel would answer
+        // with a reset, and the client might see that instead of the GOAWAY which says what it may send again. So what
+        // still comes is thrown away, until the client closes, too.
+        if self.activity.is_http2() { self.poll_peer_closes(cx).map(Ok) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_write_vectored(

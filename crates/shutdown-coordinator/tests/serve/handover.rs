@@ -178,7 +178,13 @@ impl Load {
                     counts.end_after_send += 1;
                     return;
                 }
-                Ok(Err(_)) | Err(_) => {
+                Ok(Err(error)) => {
+                    println!("HTTP/2: {error:?}");
+                    counts.reset += 1;
+                    return;
+                }
+                Err(_) => {
+                    println!("HTTP/2: no answer in ten seconds");
                     counts.reset += 1;
                     return;
                 }

@@ -49,7 +49,32 @@ async fn in_a_drain_open_streams_are_answered_those_on_their_way_too_and_later_o
     while let Some(frame) = client.next().await {
         assert_ne!(frame.stream, 5, "{frame:?}");
     }
+    drop(client);
     rig.clean_report().await;
+}
+
+/// What a client sends before it has read GOAWAY must not be answered with a reset: it might see that instead.
+#[tokio::test]
+async fn what_is_sent_to_a_connection_that_goes_away_is_thrown_away_until_the_client_closes() {
+    let mut rig = Rig::new(secs(60));
+    let address = rig.serve(hello(), |server| server.linger(secs(30))).await;
+    let mut client = Frames::connect(address).await;
+    client.get(1, "/").await;
+    assert_eq!(client.answer(1).await, (true, "hello".to_owned()));
+    rig.handle.trigger(manual());
+    client.expect(GOAWAY).await;
+    let ping = client.expect(PING).await;
+    client.pong(&ping).await;
+    assert_eq!(client.expect(GOAWAY).await.goes_away(), (1, NO_ERROR));
+    assert!(client.next().await.is_none(), "the server has closed its side");
+    // A reset would be seen by the write after the one that it answers.
+    for stream in [3, 5, 7] {
+        client.get(stream, "/").await;
+    }
+    let start = Instant::now();
+    drop(client);
+    rig.clean_report().await;
+    assert!(start.elapsed() < secs(20), "it waited for more than the client: {:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -76,6 +101,7 @@ async fn a_connection_that_turns_out_to_be_http2_in_the_drain_is_told_as_well() 
         assert_eq!(client.answer(1).await, (true, "hello".to_owned()));
         assert!(client.is_closed().await);
     }
+    drop((unknown, partial));
     rig.clean_report().await;
     assert!(start.elapsed() < secs(8), "it was not GOAWAY that ended them: {:?}", start.elapsed());
 }
