@@ -242,6 +242,9 @@ impl Server {
 
     /// How long idle connections are kept after the phase has started, so that requests on their way are answered; at
     /// most three quarters of the phase. 1 s by default. With zero they are closed at once, which loses requests.
+    ///
+    /// As long at most does a server wait for the peer of an HTTP/2 connection to close it, once it has said GOAWAY and closed
+    /// its own side: closed at once, a request on its way would be answered with a reset, which may hide the GOAWAY.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.limits.linger = linger;
         self
