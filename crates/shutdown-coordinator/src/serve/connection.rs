@@ -101,9 +101,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = &shop.limits;
-    let (activity_of_io, linger) = (Arc::clone(activity), limits.linger);
-    let io = Watched { io, activity: activity_of_io, stalled: false, linger, lingers: None, _permit: permit };
-    let io = TokioIo::new(io);
+    let io = TokioIo::new(Watched::new(io, Arc::clone(activity), limits.linger, permit));
     let streams = Streams { tracker: activity.streams().clone(), stop: CancellationToken::new() };
     // With the connection its HTTP/2 streams end, also when this future is dropped.
     let _stop = streams.stop.clone().drop_guard();

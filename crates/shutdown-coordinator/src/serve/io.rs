@@ -186,18 +186,22 @@ impl Drop for Ticket {
 
 /// A stream that reports its bytes, and counts against the limit of connections as long as it lives, upgraded or not.
 pub(super) struct Watched<I> {
-    pub(super) io: I,
-    pub(super) activity: Arc<Activity>,
+    io: I,
+    activity: Arc<Activity>,
     /// Whether the last write found no room.
-    pub(super) stalled: bool,
+    stalled: bool,
     /// How long the peer of an HTTP/2 connection may take to close it after us.
-    pub(super) linger: Duration,
+    linger: Duration,
     /// Runs once our side is closed.
-    pub(super) lingers: Option<Pin<Box<Sleep>>>,
-    pub(super) _permit: OwnedSemaphorePermit,
+    lingers: Option<Pin<Box<Sleep>>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<I> Watched<I> {
+    pub(super) fn new(io: I, activity: Arc<Activity>, linger: Duration, permit: OwnedSemaphorePermit) -> Self {
+        Self { io, activity, stalled: false, linger, lingers: None, _permit: permit }
+    }
+
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if self.stalled != written.is_pending() {
             self.stalled = written.is_pending();
