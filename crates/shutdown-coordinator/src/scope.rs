@@ -247,6 +247,10 @@ impl Scope {
         if state.stopping_since.is_some() {
             gate.close();
         }
+        // As in the phase, which is the other owner.
+        if state.gates.len() == state.gates.capacity() {
+            state.gates.retain(|gate| !gate.is_orphan(2));
+        }
         state.gates.push(gate.clone());
         gate
     }

@@ -445,7 +445,7 @@ impl Shared {
             Some(live) if matches!(live.stage, Stage::Waiting) => {
                 // So that gates which come and go do not pile up; as dear as pushing, over all calls.
                 if live.gates.len() == live.gates.capacity() {
-                    live.gates.retain(|gate| !gate.is_orphan());
+                    live.gates.retain(|gate| !gate.is_orphan(1));
                 }
                 live.gates.push(gate.clone());
             }

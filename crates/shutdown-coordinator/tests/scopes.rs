@@ -235,6 +235,22 @@ async fn a_dropped_scope_is_stopped_by_its_phase_or_forgotten() {
     assert!(report.is_clean(), "{report}");
 }
 
+/// A service that makes a gate for each piece of work keeps no more of them than are in use.
+#[tokio::test]
+async fn gates_that_come_and_go_do_not_pile_up() {
+    let (_coordinator, handle, only) = one_phase();
+    let pool = handle.scope(only, "pool").open().unwrap();
+    let kept = pool.gate("kept").enter_named("order 1").unwrap();
+    for _ in 0..10_000 {
+        drop(pool.gate("of a scope").enter().unwrap());
+        drop(handle.gate(only, "of the phase").enter().unwrap());
+    }
+    let work = handle.plan().phases[0].work.clone();
+    assert!(work.len() < 64, "{} are kept", work.len());
+    assert!(work.iter().any(|work| work.name == "pool/kept"), "its guard is held");
+    drop(kept);
+}
+
 /// A task may stop its own scope without waiting for itself.
 #[tokio::test(start_paused = true)]
 async fn a_task_may_stop_its_own_scope() {

@@ -166,9 +166,9 @@ impl<T: Wake> Counter<T> {
         drained
     }
 
-    /// Whether nobody but the caller can ever use this counter again.
-    pub(super) fn is_orphan(&self) -> bool {
-        Arc::strong_count(&self.lever) == 1 && self.held() == 0
+    /// Whether nobody but its `owners`, who only keep it, can ever use this counter again.
+    pub(super) fn is_orphan(&self, owners: usize) -> bool {
+        Arc::strong_count(&self.lever) <= owners && self.held() == 0
     }
 }
 

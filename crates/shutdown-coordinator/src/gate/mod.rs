@@ -160,9 +160,9 @@ impl Gate {
         self.counter.is_drained()
     }
 
-    /// Whether nobody but the caller can ever use this gate again.
-    pub(crate) fn is_orphan(&self) -> bool {
-        self.counter.is_orphan()
+    /// Whether nobody but its `owners`, who only keep it, can ever use this gate again.
+    pub(crate) fn is_orphan(&self, owners: usize) -> bool {
+        self.counter.is_orphan(owners)
     }
 
     pub(crate) fn held_by_name(&self) -> Vec<Held> {
