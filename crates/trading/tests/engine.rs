@@ -23,6 +23,7 @@ use trading::ids::ClientOrderId;
 use trading::market::Asset;
 use trading::order::Status;
 use trading::robot::{RobotConfig, RunState, StopPolicy, dca, grid};
+use trading::time::Timestamp;
 use world::*;
 
 fn grid_config() -> RobotConfig {
@@ -149,6 +150,28 @@ fn after_a_crash_in_mid_order_the_venue_is_asked_before_anything_else_is_done() 
     world.pass(Duration::from_secs(30));
     assert_eq!(world.only_order().status, Status::Absent);
     assert_eq!(world.engine.unresolved().count(), 0);
+}
+
+/// The stored deadline is a time of the dead process's clock; the next one may have another.
+#[test]
+fn after_a_restart_absence_is_proven_by_the_new_clock_whatever_the_old_one_said() {
+    let hour = Duration::from_hours(1);
+    let mut set_back = World::new();
+    set_back.now = set_back.now.after(hour);
+    let mut set_forward = World::new();
+    for (world, ahead) in [(&mut set_back, false), (&mut set_forward, true)] {
+        let robot = world.follower(StopPolicy::Keep);
+        world.fault = Fault::DropRequest;
+        world.outcome("a", buy(robot, OrderKind::Market, None));
+        let now = if ahead { world.now.micros() + 3_600_000_000 } else { world.now.micros() - 3_600_000_000 };
+        world.now = Timestamp::from_micros(now);
+        world.crash();
+        world.settle();
+        world.pass(Duration::from_secs(14));
+        assert_eq!(world.only_order().status, Status::Unknown, "ahead: {ahead}: the request may still arrive");
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.only_order().status, Status::Absent, "ahead: {ahead}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! How an unknown outcome is resolved: by asking the venue, and by proving absence.
 //!
 //! "No such order" proves nothing before the order's deadline (its request may still be on its way). After it, three spaced
-//! and thorough answers while the stream is healthy are the proof (`orders.md`, Proof of absence).
+//! and thorough answers while the stream is healthy are the proof (`orders.md`, Proof of absence). For the orders of an
+//! earlier process the time counts from this one's start: the two clocks may differ.
 
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ impl Engine {
         let due: Vec<ClientOrderId> =
             self.asking.iter().filter(|(_, a)| !a.in_flight && a.next_at <= now).map(|(id, _)| id.clone()).collect();
         for client_id in due {
-            let Some((symbol, deadline)) = self.order(&client_id).map(|o| (o.symbol.clone(), o.deadline)) else {
+            let Some((symbol, deadline)) = self.order(&client_id).map(|o| (o.symbol.clone(), self.deadline_of(o))) else {
                 self.asking.remove(&client_id);
                 continue;
             };
@@ -74,6 +75,13 @@ impl Engine {
             }
             self.effect(Effect::Query { symbol, client_id, thorough });
         }
+    }
+
+    /// From when on "no such order" means something. An order's own deadline is a time of the clock of the process that sent
+    /// it. Another process may have another clock, but it started after the request was made.
+    fn deadline_of(&self, order: &Order) -> Option<Timestamp> {
+        let own = order.epoch == self.epoch;
+        order.deadline.map(|deadline| if own { deadline } else { self.predecessors_deadline })
     }
 
     pub(super) fn on_queried(&mut self, client_id: &ClientOrderId, result: QueryResult, now: Timestamp) {

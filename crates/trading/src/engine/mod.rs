@@ -208,6 +208,8 @@ pub struct Engine {
     fetch_retry_at: Option<Timestamp>,
     parked: BTreeMap<ClientOrderId, Vec<Fill>>,
     asking: BTreeMap<ClientOrderId, Asking>,
+    /// From here on "no such order" means something for orders that an earlier process sent, whatever its clock said.
+    predecessors_deadline: Timestamp,
     decided: BTreeMap<(String, String), Record>,
     decided_order: VecDeque<(String, String)>,
     recovery: Recovery,

@@ -70,6 +70,7 @@ impl Engine {
             let state = states.remove(&robot.id).unwrap_or_else(|| StrategyState::initial(&robot.config));
             (robot.id, Seat::new(robot, state, position))
         });
+        let predecessors_deadline = now.after(settings.recv_window + settings.absence_margin);
         let mut engine = Self {
             settings,
             account: snapshot.account,
@@ -91,6 +92,7 @@ impl Engine {
             booked,
             parked: BTreeMap::new(),
             asking: BTreeMap::new(),
+            predecessors_deadline,
             decided: BTreeMap::new(),
             decided_order: VecDeque::new(),
             recovery: Recovery::default(),
