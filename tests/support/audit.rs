@@ -18,6 +18,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Whether nothing was found.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.code == 0
+    }
+
     /// Fails the test unless nothing is lost and nothing doubled.
     pub(crate) fn assert_clean(&self, context: &str) {
         let count = |name: &str| self.json.get(name).and_then(Value::as_u64);
@@ -30,10 +35,23 @@ impl Verdict {
     }
 }
 
-/// Audits a data directory, waiting up to `settle` for things to get quiet.
+/// Audits a data directory with its own venue's ledger, waiting up to `settle` for things to get quiet.
 pub(crate) async fn audit(data_dir: &Path, answered: Option<&Path>, settle: Duration) -> Verdict {
+    audit_with(data_dir, None, answered, settle).await
+}
+
+/// Audits a data directory with the ledger of a venue that is a process of its own.
+pub(crate) async fn audit_with(
+    data_dir: &Path,
+    ledger: Option<&Path>,
+    answered: Option<&Path>,
+    settle: Duration,
+) -> Verdict {
     let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
     command.args(["audit", "--json", "--settle", &settle.as_secs().to_string(), "--data-dir"]).arg(data_dir);
+    if let Some(path) = ledger {
+        command.arg("--venue-ledger").arg(path);
+    }
     if let Some(path) = answered {
         command.arg("--answered").arg(path);
     }

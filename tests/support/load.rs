@@ -71,8 +71,13 @@ impl Load {
 
     /// Sends one. `None` if the connection failed.
     pub(crate) async fn send(&self, client: &Client, robot: &Robot) -> Option<super::Answer> {
+        self.send_body(client, &signal_body(robot.id)).await
+    }
+
+    /// Sends one of another kind. `None` if the connection failed.
+    pub(crate) async fn send_body(&self, client: &Client, body: &Value) -> Option<super::Answer> {
         let key = format!("{}-{}", self.prefix, self.next.fetch_add(1, Ordering::Relaxed));
-        let answer = client.post_keyed("/api/signals", &key, &signal_body(robot.id)).await.ok()?;
+        let answer = client.post_keyed("/api/signals", &key, body).await.ok()?;
         assert!(answer.status < 500 || answer.status == 503, "a {} under load", answer.status);
         if answer.is_success() {
             self.note(&answer.json());

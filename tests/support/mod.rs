@@ -19,11 +19,14 @@ pub(crate) mod client;
 pub(crate) mod faults;
 pub(crate) mod load;
 pub(crate) mod server;
+pub(crate) mod strace;
+pub(crate) mod venue;
 pub(crate) mod wait;
 pub(crate) mod websocket;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use load::Load;
 pub(crate) use server::{CLEAN, Installation, Server, UNCLEAN};
+pub(crate) use venue::Venue;
 pub(crate) use wait::{eventually, within};
 pub(crate) use websocket::Socket;

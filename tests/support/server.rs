@@ -44,6 +44,7 @@ pub(crate) struct Installation {
     directory: TempDir,
     settings: Vec<(String, String)>,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
     bind: String,
     token: Option<String>,
 }
@@ -58,13 +59,44 @@ impl Installation {
     /// An empty data directory and the server's own defaults.
     pub(crate) fn with_defaults() -> Self {
         let directory = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
-        Self { directory, settings: Vec::new(), arguments: Vec::new(), bind: "127.0.0.1:0".to_owned(), token: None }
+        Self {
+            directory,
+            settings: Vec::new(),
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            bind: "127.0.0.1:0".to_owned(),
+            token: None,
+        }
     }
 
     /// One more setting, by its environment variable.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Its settings, by their environment variables.
+    pub(crate) fn settings(&self) -> &[(String, String)] {
+        &self.settings
+    }
+
+    /// A program with arguments that runs the server's, such as `strace`. Empty: none.
+    pub(crate) fn wrapper(&mut self, wrapper: &[String]) {
+        self.wrapper = wrapper.to_vec();
+    }
+
+    /// Does not remove it at the end, so that somebody can look into it.
+    pub(crate) fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
+    }
+
+    /// Gives a process that listens the admin's token.
+    pub(crate) fn admit(&mut self, server: &mut Server) {
+        if self.token.is_none() {
+            self.token = server.token_shown();
+        }
+        server.token.clone_from(&self.token);
     }
 
     /// Points at which its processes are held.
@@ -115,10 +147,7 @@ impl Installation {
     pub(crate) async fn start(&mut self) -> Server {
         let mut server = self.spawn();
         server.wait_listening().await;
-        if self.token.is_none() {
-            self.token = server.token_shown();
-        }
-        server.token.clone_from(&self.token);
+        self.admit(&mut server);
         server.wait_ready().await;
         server
     }
@@ -161,7 +190,14 @@ pub(crate) struct Robot {
 
 impl Server {
     fn spawn(installation: &Installation) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
+        let mut command = match installation.wrapper.split_first() {
+            None => Command::new(env!("CARGO_BIN_EXE_main")),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(env!("CARGO_BIN_EXE_main"));
+                command
+            }
+        };
         command
             .args(["http", "--bind", &installation.bind, "--data-dir"])
             .arg(installation.data_dir())
@@ -184,6 +220,29 @@ impl Server {
         let client = self.client().anonymous();
         let ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 200);
         eventually(READY, "the server is ready", ready).await;
+    }
+
+    /// As [`Server::wait_listening`]; false if it ends before.
+    pub(crate) async fn try_listening(&mut self) -> bool {
+        let address =
+            |line: &str| line.strip_prefix("listening on http://").map(|address| address.trim().parse().unwrap());
+        self.address = self.process.find_line("where it listens", address).await.ok();
+        self.address.is_some()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// SIGSTOP, and the moment when all of its threads stand still.
+    pub(crate) async fn freeze(&self) {
+        self.process.freeze().await.unwrap();
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.process.thaw().unwrap();
     }
 
     /// The admin token, if this start has shown one.
