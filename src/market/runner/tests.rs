@@ -123,7 +123,7 @@ async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
     assert!(matches!(MarketRunner::open(&nothing, &binance(), clock()), Err(MarketError::NothingToReplay)));
     let mut bad = config();
     bad.symbols[0].symbol = "btc".into();
-    assert!(matches!(MarketRunner::open(&bad, clock()), Err(MarketError::Symbol(_))));
+    assert!(matches!(MarketRunner::open(&bad, &binance(), clock()), Err(MarketError::Symbol(_))));
     assert!(matches!(super::super::symbols(&bad), Err(MarketError::Symbol(_))));
     let info = super::super::symbols(&config()).unwrap().remove(0);
     assert_eq!(info.symbol, "BTCUSDT".parse::<Symbol>().unwrap());
@@ -133,7 +133,7 @@ async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
 async fn a_damaged_file_ends_the_feed_with_an_error() {
     let (config, mut file) = replay(0);
     writeln!(file, "4,none,0.1,8700,1742944090000,True,True").unwrap();
-    let (runner, _hub) = MarketRunner::open(&config, clock()).unwrap();
+    let (runner, _hub) = MarketRunner::open(&config, &binance(), clock()).unwrap();
     let result = tokio::time::timeout(LIMIT, runner.run(None, CancellationToken::new())).await.unwrap();
     assert!(matches!(result, Err(MarketError::Feed(_))), "{result:?}");
 }
