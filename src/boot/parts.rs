@@ -109,7 +109,7 @@ pub(super) async fn start(
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
-fn announce(line: &str) {
+pub(super) fn announce(line: &str) {
     use std::io::Write;
     println!("{line}");
     // A closed standard output is no reason not to trade.
@@ -444,6 +444,6 @@ fn fault_control(venue: PaperVenue) -> FaultControl {
     }
 }
 
-fn broken(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
+pub(super) fn broken(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
     BootError::Setting { key, problem: error.to_string() }
 }
