@@ -185,7 +185,7 @@ fn move_market(
     handle: &ShutdownHandle,
     phases: Phases,
 ) -> Result<(), BootError> {
-    let (runner, _hub) = MarketRunner::open(&config.market, Clock::start())?;
+    let (runner, _hub) = MarketRunner::open(&config.market, &config.venue.binance, Clock::start())?;
     let (venue, stop) = (venue.clone(), handle.token(phases.close_venue));
     let running = async move {
         if let Err(error) = runner.run(Some(venue), stop).await {

@@ -101,9 +101,11 @@ impl Weights {
     pub(super) fn settle(&mut self, ticket: &Ticket, reported: Option<u32>, now: Timestamp) {
         self.roll(now);
         self.under_way = self.under_way.saturating_sub(ticket.weight);
+        // The venue may have counted it in this minute, also if it was sent in the one before.
+        self.used = self.used.saturating_add(ticket.weight);
         if ticket.window == self.window {
             // The larger of the two: others may share the address, and answers may overtake each other.
-            self.used = self.used.saturating_add(ticket.weight).max(reported.unwrap_or_default());
+            self.used = self.used.max(reported.unwrap_or_default());
         }
     }
 
