@@ -141,7 +141,7 @@ fn lives_with_sql(path: &str) -> bool {
 }
 
 fn speaks_http(path: &str) -> bool {
-    ["src/http/", "src/admin/", "src/stream/", "src/boot/", "crates/shutdown-coordinator/"]
+    ["src/http/", "src/admin/", "src/stream/", "src/boot/", "crates/shutdown-coordinator/", "crates/venue/src/binance/"]
         .iter()
         .any(|room| path.starts_with(room))
         || path.ends_with("/api.rs")

@@ -19,4 +19,4 @@ mod socket;
 
 pub use api::{AdminState, FaultControl, SetFaults, Surface, router, serve};
 pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, StatusReport, UnresolvedOrder};
-pub use socket::{AdminError, AdminSocket, SOCKET_NAME};
+pub use socket::{AdminError, AdminSocket, SOCKET_NAME, SocketFile};

@@ -55,7 +55,15 @@ impl AdminSocket {
     /// # Errors
     /// [`AdminError::InUse`] and [`AdminError::Bind`].
     pub async fn bind(data_dir: &Path) -> Result<Self, AdminError> {
-        let path = data_dir.join(SOCKET_NAME);
+        Self::bind_as(data_dir, SOCKET_NAME).await
+    }
+
+    /// The same under another name.
+    ///
+    /// # Errors
+    /// As [`AdminSocket::bind`].
+    pub async fn bind_as(data_dir: &Path, name: &str) -> Result<Self, AdminError> {
+        let path = data_dir.join(name);
         let failed = |source| AdminError::Bind { path: path.clone(), source };
         match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(&path)).await {
             Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
@@ -64,7 +72,7 @@ impl AdminSocket {
             Ok(Ok(_)) | Err(_) => return Err(AdminError::InUse(path)),
         }
         // Bound and protected under another name first: nobody can connect before the mode is set.
-        let fresh = data_dir.join("admin.sock.new");
+        let fresh = data_dir.join(format!("{name}.new"));
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -74,10 +82,16 @@ impl AdminSocket {
         fs::rename(&fresh, &path).map_err(failed)?;
         Ok(Self { listener, file: SocketFile(path) })
     }
+
+    /// The listener, and what removes its file when it is dropped.
+    pub fn into_parts(self) -> (UnixListener, SocketFile) {
+        (self.listener, self.file)
+    }
 }
 
+/// Removes the socket's file when it is dropped.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {

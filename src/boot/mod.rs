@@ -5,6 +5,7 @@ mod demo;
 mod hooks;
 mod parts;
 mod phases;
+mod venue;
 mod views;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::store::{StoreError, sqlite::OpenError};
 
 pub use data_dir::DataDir;
 pub use phases::{Phases, build as build_phases};
+pub use venue::{VenueOptions, venue};
 
 /// What `main http` was asked for besides its configuration.
 #[derive(Debug, Clone)]

@@ -22,9 +22,10 @@ use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
 use crate::clock::Clock;
-use crate::config::{AccountConfig, Config};
+use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
-use crate::gateway::RequestWindow;
+use crate::gateway::{Gateway, RequestWindow};
+use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
@@ -66,15 +67,17 @@ pub(super) async fn start(
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
-    let venue = boot.venue().await?;
+    // The demo trades an account of its own instead of the configured ones: it must not touch them.
+    let accounts = if options.demo { vec![AccountConfig::paper(demo::LABEL)] } else { config.trading.accounts.clone() };
+    let venues = boot.venues(&accounts).await?;
     let go = CancellationToken::new();
-    let prices = boot.market(&venue, go.clone())?;
+    let prices = boot.market(venues.paper.clone(), go.clone())?;
     if !options.replay {
         go.cancel();
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let (registry, accounts) = boot.engines(options, &store, &venue, &prices, &hub, draining).await?;
+    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -87,7 +90,7 @@ pub(super) async fn start(
         build_id: options.build_id.as_str().into(),
         sessions: sessions.clone(),
     };
-    boot.admin(admin_socket, &views, &venue, metrics)?;
+    boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let router = boot.api(&store, &registry, auth, &views, websockets);
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
@@ -106,7 +109,7 @@ pub(super) async fn start(
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
-fn announce(line: &str) {
+pub(super) fn announce(line: &str) {
     use std::io::Write;
     println!("{line}");
     // A closed standard output is no reason not to trade.
@@ -133,13 +136,32 @@ impl Boot<'_> {
         Ok(Arc::new(store))
     }
 
-    async fn venue(&self) -> Result<PaperVenue, BootError> {
+    /// Opens the venues that these accounts trade at, and no other.
+    async fn venues(&self, accounts: &[AccountConfig]) -> Result<Venues, BootError> {
         let config = &self.config.venue;
         let window = RequestWindow {
             recv_window: ms(config.recv_window_ms),
             absence_margin: ms(config.absence_margin_ms),
             request_timeout: ms(config.request_timeout_ms),
         };
+        let used = |venue: &str| accounts.iter().any(|account| account.venue == venue);
+        let paper = if used(PAPER) { Some(self.paper_venue(window).await?) } else { None };
+        let binance = if used(BINANCE) { Some(self.binance_venue(window)?) } else { None };
+        Ok(Venues { paper, binance })
+    }
+
+    fn binance_venue(&self, window: RequestWindow) -> Result<BinanceVenue, BootError> {
+        let symbols = symbols(&self.config.market)?.into_iter().map(|info| info.symbol).collect();
+        let (venue, driver) = BinanceVenue::open(&self.config.venue.binance, window, symbols, self.clock)
+            .map_err(|error| broken("venue.binance", &error))?;
+        // A drain still sends and asks, so it ends with the stores.
+        let stop = self.handle.token(self.phases.close_stores);
+        self.run(self.phases.close_stores, "binance driver", driver.run(stop))?;
+        Ok(venue)
+    }
+
+    async fn paper_venue(&self, window: RequestWindow) -> Result<PaperVenue, BootError> {
+        let config = &self.config.venue;
         let (path, paper, symbols) = (self.config.venue_ledger(), config.paper.clone(), symbols(&self.config.market)?);
         let opening = tokio::task::spawn_blocking(move || PaperVenue::open(&path, symbols, &paper, window));
         let (venue, driver) = opening.await.map_err(|error| broken("venue.paper.ledger", &error))??;
@@ -161,15 +183,14 @@ impl Boot<'_> {
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
-    fn market(&self, venue: &PaperVenue, go: CancellationToken) -> Result<MarketHub, BootError> {
+    fn market(&self, venue: Option<PaperVenue>, go: CancellationToken) -> Result<MarketHub, BootError> {
         let stop = self.handle.token(self.phases.close_streams);
-        let (runner, hub) = MarketRunner::open(&self.config.market, self.clock)?;
-        let venue = venue.clone();
+        let (runner, hub) = MarketRunner::open(&self.config.market, &self.config.venue.binance, self.clock)?;
         self.run(self.phases.close_streams, "market feed", async move {
             if stop.run_until_cancelled(go.cancelled()).await.is_none() {
                 return;
             }
-            if let Err(error) = runner.run(Some(venue), stop).await {
+            if let Err(error) = runner.run(venue, stop).await {
                 tracing::error!(%error, "market data ended");
             }
         })?;
@@ -178,27 +199,21 @@ impl Boot<'_> {
 
     async fn engines(
         &self,
-        options: &HttpOptions,
+        wanted: Vec<AccountConfig>,
         store: &Arc<dyn Store>,
-        venue: &PaperVenue,
+        venues: &Venues,
         prices: &MarketHub,
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
     ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
-        // The demo trades an account of its own instead of the configured ones: it must not touch them.
-        let wanted = if options.demo {
-            vec![AccountConfig { label: demo::LABEL.into(), venue: "paper".into() }]
-        } else {
-            self.config.trading.accounts.clone()
-        };
         let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
         let mut accounts = Vec::new();
-        for AccountConfig { label, venue: venue_name } in wanted {
-            let account = store.ensure_account(&venue_name, &label).await?;
-            let gateway = venue.gateway(&label).await.map_err(|error| broken("trading.accounts", &error))?;
+        for wanted in wanted {
+            let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
+            let gateway = venues.gateway(&wanted).await?;
             let ports = Ports {
                 store: Arc::clone(store),
-                gateway: Arc::new(gateway),
+                gateway,
                 market: prices.clone(),
                 hub: Arc::clone(hub),
                 clock: self.clock,
@@ -244,7 +259,7 @@ impl Boot<'_> {
         &self,
         socket: AdminSocket,
         views: &Views,
-        venue: &PaperVenue,
+        paper: Option<PaperVenue>,
         metrics: PrometheusHandle,
     ) -> Result<(), BootError> {
         let (status, plan, trigger, gauges) =
@@ -257,7 +272,7 @@ impl Boot<'_> {
             }),
             metrics,
             publish_metrics: Arc::new(move || gauges.publish_metrics()),
-            faults: self.config.venue.paper.allow_faults.then(|| fault_control(venue.clone())),
+            faults: paper.filter(|_| self.config.venue.paper.allow_faults).map(fault_control),
         };
         // It answers until everything else is closed: this is where one looks when a shutdown takes long.
         let stop = self.handle.token(self.phases.close_stores);
@@ -386,6 +401,35 @@ impl Boot<'_> {
     }
 }
 
+/// The venues that are in use.
+struct Venues {
+    paper: Option<PaperVenue>,
+    binance: Option<BinanceVenue>,
+}
+
+impl Venues {
+    /// An account's port to its venue.
+    async fn gateway(&self, account: &AccountConfig) -> Result<Arc<dyn Gateway>, BootError> {
+        let AccountConfig { label, venue, api_key, secret_file } = account;
+        match (venue.as_str(), &self.paper, &self.binance) {
+            (PAPER, Some(paper), _) => {
+                let gateway = paper.gateway(label).await.map_err(|error| broken("trading.accounts", &error))?;
+                Ok(Arc::new(gateway))
+            }
+            (BINANCE, _, Some(binance)) => {
+                let (key, file) = (api_key.as_deref().unwrap_or_default(), secret_file.as_deref().unwrap_or(Path::new("")));
+                let credentials = Credentials::load(key, file).map_err(|error| BootError::Setting {
+                    key: "trading.accounts[].secret_file",
+                    problem: format!("{}: {error}", file.display()),
+                })?;
+                tracing::info!(account = %label, key = credentials.kind(), url = %binance.rest_url(), "trading at Binance");
+                Ok(Arc::new(binance.gateway(label, credentials)))
+            }
+            _ => Err(broken("trading.accounts", &format!("there is no venue {venue}"))),
+        }
+    }
+}
+
 fn fault_control(venue: PaperVenue) -> FaultControl {
     let reading = venue.clone();
     FaultControl {
@@ -400,6 +444,6 @@ fn fault_control(venue: PaperVenue) -> FaultControl {
     }
 }
 
-fn broken(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
+pub(super) fn broken(key: &'static str, error: &dyn std::fmt::Display) -> BootError {
     BootError::Setting { key, problem: error.to_string() }
 }

@@ -11,6 +11,7 @@ use crate::admin::client::ClientError;
 use crate::audit::AuditError;
 use crate::boot::BootError;
 use crate::config::ConfigError;
+use crate::gateway::paper::PaperError;
 use crate::store::StoreError;
 use crate::store::sqlite::OpenError;
 use crate::telemetry::TelemetryError;
@@ -135,6 +136,9 @@ impl From<BootError> for Failure {
             }
             BootError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
                 (ExitCode::PortInUse, Some("stop whoever listens there, or choose another address with --bind"))
+            }
+            BootError::Venue(PaperError::Ledger(LedgerError::Locked(_))) => {
+                (ExitCode::DataDir, Some("stop the other venue first, or name another directory with --data-dir"))
             }
             BootError::Venue(_) => {
                 (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it"))

@@ -9,6 +9,7 @@ mod migrate;
 mod output;
 mod replay;
 mod status;
+mod venue;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 pub use exit::ExitCode;
 pub use failure::Failure;
 pub use output::{Output, Style};
+pub use venue::{KeyArg, VenueArgs};
 
 use crate::build_info::BUILD_ID;
 use crate::config::{Loaded, Sources, load};
@@ -69,6 +71,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Show how the running server stands
     Status(StatusArgs),
+    /// Run the simulated exchange as a process of its own, in the dialect of Binance's spot API
+    Venue(VenueArgs),
     /// Let the demo robots trade on recorded prices, with a throw-away venue and store, and audit the result
     Replay(ReplayArgs),
 }
@@ -150,6 +154,7 @@ pub fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Check => block_on(check::run(global)),
         Command::Audit(args) => block_on(audit::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),
+        Command::Venue(args) => venue::run(global, args),
         Command::Replay(args) => replay::run(global, args),
     }
 }

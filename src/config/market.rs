@@ -9,7 +9,7 @@ use trading::money::{Amount, Price, Qty};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MarketConfig {
-    /// Synthetic or replayed.
+    /// Synthetic, replayed, or live.
     pub source: MarketSource,
     /// Seeds the synthetic feed.
     pub seed: u64,
@@ -29,6 +29,8 @@ pub enum MarketSource {
     Synthetic,
     /// Recorded files.
     Replay,
+    /// The public streams of `venue.binance.ws_stream_url`.
+    Binance,
 }
 
 /// `market.replay`: public Binance files.

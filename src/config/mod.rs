@@ -5,6 +5,7 @@
 //! directory if it exists; variables `HOTGO__SECTION__KEY`; flags. Groups merge key by key, lists are replaced whole.
 //! Unknown keys, wrong types and numbers that cannot hold together refuse to start, all named at once.
 
+mod binance;
 mod error;
 mod load;
 mod market;
@@ -15,6 +16,7 @@ mod sources;
 mod trading;
 mod validate;
 
+pub use binance::BinanceConfig;
 pub use error::{ConfigError, Fault, Problem};
 pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
@@ -22,7 +24,7 @@ pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig,
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
-pub use trading::{AccountConfig, PaperConfig, TradingConfig, VenueConfig};
+pub use trading::{AccountConfig, BINANCE, PAPER, PaperConfig, TradingConfig, VenueConfig};
 pub use validate::{Unfit, WATCHDOG_LEAST_MS, validate};
 
 use std::path::PathBuf;

@@ -55,7 +55,8 @@ impl Loaded {
 /// The value as it may be shown.
 pub fn redact(key: &str, value: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or_default().to_lowercase();
-    if SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+    // Where a secret lies is none.
+    if !name.ends_with("_file") && SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
         return REDACTED.to_owned();
     }
     match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
@@ -72,6 +73,8 @@ mod tests {
     fn secrets_and_credentials_in_urls_are_redacted_and_nothing_else() {
         assert_eq!(redact("venue.binance.api_secret", "s3cr3t"), "[redacted]");
         assert_eq!(redact("auth.session_Key", "k"), "[redacted]");
+        assert_eq!(redact("trading.accounts[0].api_key", "k"), "[redacted]");
+        assert_eq!(redact("trading.accounts[0].secret_file", "/etc/hotgo/key"), "/etc/hotgo/key");
         assert_eq!(redact("store.url", "postgres://hotgo:p@ss@db/hotgo"), "postgres://[redacted]@db/hotgo");
         assert_eq!(redact("store.url", "postgres://db/hotgo"), "postgres://db/hotgo");
         assert_eq!(redact("server.bind", "127.0.0.1:8000"), "127.0.0.1:8000");

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use trading::money::Amount;
 use trading::risk::Limits;
 
+use super::BinanceConfig;
+
 /// `trading`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,9 +33,28 @@ pub struct TradingConfig {
 pub struct AccountConfig {
     /// What people call it; also its name at the venue.
     pub label: String,
-    /// Which venue: `paper`.
+    /// Which venue: `paper` or `binance`.
     pub venue: String,
+    /// The key's public half, where the venue wants one.
+    #[serde(default)]
+    pub api_key: Option<String>,
+    /// The file that holds the key's secret half: an HMAC secret, or an Ed25519 private key as PKCS#8 PEM. Nobody else may
+    /// read it.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
 }
+
+impl AccountConfig {
+    /// An account at the built-in venue.
+    pub fn paper(label: &str) -> Self {
+        Self { label: label.to_owned(), venue: PAPER.to_owned(), api_key: None, secret_file: None }
+    }
+}
+
+/// The built-in simulated venue, as `trading.accounts[].venue` names it.
+pub const PAPER: &str = "paper";
+/// Binance spot, as `trading.accounts[].venue` names it.
+pub const BINANCE: &str = "binance";
 
 /// `venue`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +68,8 @@ pub struct VenueConfig {
     pub request_timeout_ms: u64,
     /// The built-in simulated venue.
     pub paper: PaperConfig,
+    /// Binance spot.
+    pub binance: BinanceConfig,
 }
 
 /// `venue.paper`.

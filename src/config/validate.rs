@@ -10,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 use trading::market::Symbol;
 use trading::money::{Price, Qty};
 
-use super::{Config, MarketSource, ReplayConfig, SymbolConfig};
+use super::binance::{endpoint_fault, secret_file_fault};
+use super::{AccountConfig, BINANCE, Config, MarketSource, PAPER, ReplayConfig, SymbolConfig};
 
 /// A lease shorter than this is lost to an ordinary pause of the disk or the scheduler.
 const MIN_LEASE_TTL_MS: u64 = 3_000;
@@ -38,6 +39,7 @@ pub fn validate(config: &Config) -> Vec<Unfit> {
     server(config, &mut faults);
     accounts(config, &mut faults);
     venue(config, &mut faults);
+    binance(config, &mut faults);
     market(config, &mut faults);
     stream(config, &mut faults);
     shutdown(config, &mut faults);
@@ -156,7 +158,11 @@ fn accounts(config: &Config, faults: &mut Faults) {
             &account.label,
             "is taken by an account above; choose another",
         );
-        faults.unless(account.venue == "paper", key("venue"), &account.venue, "there is no such venue; write paper");
+        match account.venue.as_str() {
+            PAPER => {}
+            BINANCE => credentials(account, &key, faults),
+            unknown => faults.add(key("venue"), unknown, "there is no such venue; write paper or binance"),
+        }
     }
     queue("trading.queue", trading.queue, faults);
     faults.unless(
@@ -181,6 +187,70 @@ fn accounts(config: &Config, faults: &mut Faults) {
             faults.add(format!("trading.limits.{name}"), value, "must be above 0; remove it to have no limit");
         }
     }
+}
+
+/// What an account at a real venue needs.
+fn credentials(account: &AccountConfig, key: &dyn Fn(&str) -> String, faults: &mut Faults) {
+    let api_key = account.api_key.as_deref().unwrap_or_default();
+    faults.unless(
+        !api_key.is_empty() && api_key.bytes().all(|b| b.is_ascii_alphanumeric()),
+        key("api_key"),
+        if api_key.is_empty() { "nothing" } else { api_key },
+        "write the API key that the venue gave you, letters and digits only",
+    );
+    match &account.secret_file {
+        None => faults.add(
+            key("secret_file"),
+            "nothing",
+            "name the file that holds the key's secret: an HMAC secret, or an Ed25519 private key as PKCS#8 PEM",
+        ),
+        Some(path) => {
+            if let Some(fault) = secret_file_fault(path) {
+                faults.add(key("secret_file"), path.display(), fault);
+            }
+        }
+    }
+}
+
+fn binance(config: &Config, faults: &mut Faults) {
+    let binance = &config.venue.binance;
+    for (name, url, secure, plain) in [
+        ("rest_url", &binance.rest_url, "https", "http"),
+        ("ws_api_url", &binance.ws_api_url, "wss", "ws"),
+        ("ws_stream_url", &binance.ws_stream_url, "wss", "ws"),
+    ] {
+        if let Some(fault) = endpoint_fault(url, secure, plain) {
+            faults.add(format!("venue.binance.{name}"), url, fault);
+        }
+    }
+    faults.above_zero(&[
+        ("venue.binance.reconcile_ms", binance.reconcile_ms),
+        ("venue.binance.clock_sync_ms", binance.clock_sync_ms),
+        ("venue.binance.silence_ms", binance.silence_ms),
+    ]);
+    faults.unless(
+        (1..86_400_000).contains(&binance.rotate_ms),
+        "venue.binance.rotate_ms",
+        binance.rotate_ms,
+        "must be above 0 and below 86400000: the venue ends a connection after 24 hours",
+    );
+    faults.unless(
+        (1..=50).contains(&binance.weight_reserve_percent),
+        "venue.binance.weight_reserve_percent",
+        binance.weight_reserve_percent,
+        "must be between 1 and 50: cancels need some, and entries the rest",
+    );
+    let used = config.trading.accounts.iter().any(|account| account.venue == BINANCE);
+    faults.agree(
+        !used || config.venue.request_timeout_ms >= config.venue.recv_window_ms,
+        "venue.request_timeout_ms",
+        config.venue.request_timeout_ms,
+        &["venue.recv_window_ms"],
+        format!(
+            "must be at least venue.recv_window_ms = {}, or orders are given up for unknown that the venue still takes",
+            config.venue.recv_window_ms
+        ),
+    );
 }
 
 fn venue(config: &Config, faults: &mut Faults) {
@@ -254,7 +324,7 @@ fn market(config: &Config, faults: &mut Faults) {
             );
         }
         (Some(replay), source) => replayed(replay, &names, source == MarketSource::Replay, faults),
-        (None, MarketSource::Synthetic) => {}
+        (None, MarketSource::Synthetic | MarketSource::Binance) => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! The way to a venue: a port, and an adapter per venue.
 
+pub mod binance;
 pub mod paper;
 
 use std::time::Duration;

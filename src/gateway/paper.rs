@@ -1,41 +1,31 @@
-//! The built-in simulated venue.
+//! The built-in simulated venue: a thin port over [`venue::host`].
 //!
-//! One [`PaperVenue`] per process owns a [`venue::exchange::Exchange`], which lives on a thread of its own
-//! ([`PaperDriver`]): it drains a bounded queue, applies everything that waits, makes the ledger durable once, and only then
-//! answers. A [`PaperGateway`] per account is the port to it. Latency and most faults are on the gateway's side, where a
-//! network would be; late processing is on the venue's side, so that it happens also when nobody waits any more.
-//!
-//! When the ledger cannot be written, the venue is like one that is down: nothing is answered until it is opened anew.
-
-mod driver;
-mod streams;
+//! One [`PaperVenue`] per process holds the [`Host`], whose driver has a thread of its own and makes the ledger durable
+//! before it answers. A [`PaperGateway`] per account is the port to it. Latency and most faults are on the gateway's side,
+//! where a network would be; late processing is on the venue's side, so that it happens also when nobody waits any more.
 
 use std::future::pending;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 use trading::exchange::{
     CancelResult, Fill, NewOrder, OrderReport, QueryResult, SendResult, StreamEvent, VenueBalance,
 };
 use trading::ids::{ClientOrderId, TradeId};
 use trading::market::{Asset, Market, Symbol, SymbolInfo};
 use trading::time::Timestamp;
-use venue::exchange::{Exchange, Refusal, Settings, check_opening};
+use venue::exchange::{Refusal, Settings, check_opening};
 use venue::faults::{Faults, Fired, Injector, Request};
-use venue::ledger::{Ledger, LedgerError};
+use venue::host::{Core, Driver, Host};
+use venue::ledger::LedgerError;
 
-pub use self::driver::PaperDriver;
-use self::driver::{Core, Message};
 use super::{Gateway, GatewayError, RequestWindow};
 use crate::config::PaperConfig;
 
-/// How many requests and market events may wait for the venue's thread.
-const QUEUE: usize = 4096;
 /// How many events of an account's stream may wait for its consumer.
 const STREAM_QUEUE: usize = 1024;
 
@@ -51,9 +41,6 @@ pub enum PaperError {
     /// An opening balance that is not computed with exactly.
     #[error("venue.paper.opening: {0}")]
     Opening(Refusal),
-    /// The thread's own timer cannot be made.
-    #[error("the venue's thread cannot start: {0}")]
-    Thread(std::io::Error),
 }
 
 /// Faults are not allowed by the configuration.
@@ -69,20 +56,11 @@ pub struct PaperVenue {
 
 #[derive(Debug)]
 struct Shared {
-    queue: mpsc::Sender<Message>,
-    stop: CancellationToken,
-    injector: Arc<Mutex<Injector>>,
-    held: watch::Sender<bool>,
+    host: Host,
     window: RequestWindow,
     latency: Duration,
     opening: Vec<VenueBalance>,
-    symbols: Vec<SymbolInfo>,
     allow_faults: bool,
-    ledger: PathBuf,
-}
-
-fn lock(injector: &Mutex<Injector>) -> MutexGuard<'_, Injector> {
-    injector.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PaperVenue {
@@ -94,7 +72,7 @@ impl PaperVenue {
         symbols: Vec<SymbolInfo>,
         config: &PaperConfig,
         window: RequestWindow,
-    ) -> Result<(Self, PaperDriver), PaperError> {
+    ) -> Result<(Self, Driver), PaperError> {
         if let Some(fee) = [config.maker_fee_bps, config.taker_fee_bps].into_iter().find(|bps| *bps >= 10_000) {
             return Err(PaperError::Fee(fee));
         }
@@ -104,34 +82,29 @@ impl PaperVenue {
             .map(|(asset, total)| VenueBalance { asset: Asset::new(asset), total: *total })
             .collect();
         check_opening(&opening).map_err(PaperError::Opening)?;
-        let opened = Ledger::open(ledger)?;
-        if let Some(torn) = opened.torn {
-            tracing::warn!(ledger = %ledger.display(), torn.offset, torn.bytes, "cut off the venue ledger's torn last line");
-        }
         let settings = Settings {
-            symbols: symbols.clone(),
+            symbols,
             maker_fee_bps: config.maker_fee_bps,
             taker_fee_bps: config.taker_fee_bps,
             recv_window: window.recv_window,
         };
-        let (queue, messages) = mpsc::channel(QUEUE);
-        let stop = CancellationToken::new();
-        let injector = Arc::new(Mutex::new(Injector::default()));
-        let core = Core::new(Exchange::new(settings, opened.state), Arc::clone(&injector));
-        let driver = PaperDriver::new(core, opened.ledger, messages, stop.clone());
-        let shared = Shared {
-            queue,
-            stop,
-            injector,
-            held: watch::Sender::new(false),
-            window,
-            latency: Duration::from_millis(config.latency_ms),
-            opening,
-            symbols,
-            allow_faults: config.allow_faults,
-            ledger: ledger.to_owned(),
-        };
+        let (host, driver, torn) = Host::open(ledger, settings)?;
+        if let Some(torn) = torn {
+            tracing::warn!(ledger = %ledger.display(), torn.offset, torn.bytes, "cut off the venue ledger's torn last line");
+        }
+        let latency = Duration::from_millis(config.latency_ms);
+        let shared = Shared { host, window, latency, opening, allow_faults: config.allow_faults };
         Ok((Self { shared: Arc::new(shared) }, driver))
+    }
+
+    /// The venue itself, for whoever serves it to others.
+    pub fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    /// What a new account starts with.
+    pub fn opening(&self) -> &[VenueBalance] {
+        &self.shared.opening
     }
 
     /// The port of one account, which is opened if there is none of this label.
@@ -151,8 +124,7 @@ impl PaperVenue {
     ///
     /// Cancel safety: the event is handed over as a whole or not at all.
     pub async fn on_market(&self, market: Arc<Market>) -> Result<(), GatewayError> {
-        let message = Message::Market(market);
-        self.shared.queue.send(message).await.map_err(|_| GatewayError::Closed)
+        self.shared.host.on_market(market).await.map_err(|_| GatewayError::Closed)
     }
 
     /// Replaces all faults. Answers that were held back go out once the new faults do not hold them.
@@ -160,27 +132,23 @@ impl PaperVenue {
         if !self.shared.allow_faults {
             return Err(FaultsForbidden);
         }
-        let held = faults.hold_answers.is_some();
-        lock(&self.shared.injector).set(faults);
-        self.shared.held.send_replace(held);
+        self.shared.host.set_faults(faults);
         Ok(())
     }
 
     /// The faults that are set, with the times that they have left, and how often each fired.
     pub fn faults(&self) -> (Faults, Fired) {
-        let injector = lock(&self.shared.injector);
-        (injector.faults().clone(), injector.fired())
+        self.shared.host.faults()
     }
 
     /// Where the ledger is.
     pub fn ledger(&self) -> &Path {
-        &self.shared.ledger
+        self.shared.host.ledger()
     }
 
-    /// Lets the driver end: it takes nothing new, answers what is queued, and returns. Requests whose processing is delayed
-    /// by a fault are lost.
+    /// Lets the driver end: see [`Host::close`].
     pub fn close(&self) {
-        self.shared.stop.cancel();
+        self.shared.host.close();
     }
 }
 
@@ -240,24 +208,15 @@ impl Shared {
         let answer = if plan.drop_request {
             None
         } else {
-            let permit = timeout_at(deadline, self.queue.reserve()).await;
-            let permit = permit.map_err(|_| Lost::NotSent("the venue's queue is full"))?.map_err(|_| Lost::Closed)?;
-            let (reply, answer) = oneshot::channel();
-            let work = Box::new(move |core: &mut Core, now| -> driver::Answer {
-                let result = work(core, now);
-                // Nobody may be waiting any more, which is no concern of the venue's.
-                Box::new(move || drop(reply.send(result)))
-            });
-            permit.send(Message::Work { work, delay: plan.delay_processing });
-            Some(answer)
+            let asked = timeout_at(deadline, self.host.ask(plan.delay_processing, work)).await;
+            Some(asked.map_err(|_| Lost::NotSent("the venue's queue is full"))?.map_err(|_| Lost::Closed)?)
         };
         let arrival = async {
             let Some(answer) = answer.filter(|_| !plan.drop_answer) else { return pending().await };
             let result = answer.await.map_err(|_| Lost::NoAnswer("the venue is down"))?;
             sleep(self.latency + plan.delay_answer.unwrap_or_default()).await;
             if plan.hold_answer {
-                // The sender lives in `self`, so this ends with a release only.
-                drop(self.held.subscribe().wait_for(|held| !held).await);
+                self.host.released().await;
             }
             Ok(result)
         };
@@ -279,7 +238,7 @@ impl PaperGateway {
         request: Request,
         work: impl FnOnce(&mut Core, &str, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Lost> {
-        let plan = Plan::of(&mut lock(&self.shared.injector), request);
+        let plan = Plan::of(&mut self.shared.host.injector(), request);
         let account = Arc::clone(&self.account);
         self.shared.ask(plan, move |core, now| work(core, &account, now)).await
     }
@@ -300,7 +259,7 @@ impl Gateway for PaperGateway {
     }
 
     async fn symbols(&self) -> Result<Vec<SymbolInfo>, GatewayError> {
-        let symbols = self.shared.symbols.clone();
+        let symbols = self.shared.host.symbols().to_vec();
         self.read(move |_, _, _| Ok(symbols)).await
     }
 
@@ -310,7 +269,7 @@ impl Gateway for PaperGateway {
 
     async fn send(&self, order: &NewOrder) -> SendResult {
         let order = order.clone();
-        let answer = self.ask(Request::Post, move |core, account, now| core.submit(account, &order, now)).await;
+        let answer = self.ask(Request::Post, move |core, account, now| core.submit(account, &order, None, now)).await;
         crate::failpoints::hit("p5").await;
         match answer {
             Ok(Ok(report)) => SendResult::Accepted(report),
@@ -360,7 +319,7 @@ impl Gateway for PaperGateway {
         let (events, receiver) = mpsc::channel(STREAM_QUEUE);
         let account = Arc::clone(&self.account);
         self.read(move |core, _, _| {
-            core.streams.add(account, events);
+            core.subscribe(account, events);
             Ok(receiver)
         })
         .await

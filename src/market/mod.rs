@@ -1,5 +1,6 @@
 //! Market data: opens the configured feed, and drives it in time to the venue and to whoever listens.
 
+mod binance;
 mod runner;
 
 use tokio::sync::broadcast;
@@ -9,7 +10,8 @@ use venue::feed::replay::{FeedError, Replay};
 use venue::feed::synthetic::{Synthetic, SyntheticSymbol};
 
 pub use self::runner::{MarketHub, MarketRunner};
-use crate::config::{MarketConfig, MarketSource, SymbolConfig};
+use self::binance::BinanceFeed;
+use crate::config::{BinanceConfig, MarketConfig, MarketSource, SymbolConfig};
 
 /// Why there is no market data.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,9 @@ pub enum MarketError {
     /// A recorded file cannot be read.
     #[error(transparent)]
     Feed(#[from] FeedError),
+    /// The live feed cannot be set up.
+    #[error("market.source is `binance`, and TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
     /// The venue that the events are handed to is closed.
     #[error("the venue is closed")]
     VenueClosed,
@@ -51,11 +56,12 @@ pub(crate) fn symbol_info(config: &SymbolConfig) -> Result<SymbolInfo, MarketErr
 enum Feed {
     Synthetic(Box<Synthetic>),
     Replay(Box<Replay>),
+    Binance(Box<BinanceFeed>),
 }
 
 impl Feed {
-    /// Opens the feed, and says how fast it runs: 1 is as its events say, 0 is as fast as possible.
-    fn open(config: &MarketConfig, now: Timestamp) -> Result<(Self, u32), MarketError> {
+    /// Opens the feed, and says how fast it runs: 1 is as its events say, 0 is as fast as they come.
+    fn open(config: &MarketConfig, binance: &BinanceConfig, now: Timestamp) -> Result<(Self, u32), MarketError> {
         match config.source {
             MarketSource::Synthetic => {
                 let symbols = config.symbols.iter().map(|symbol| {
@@ -77,11 +83,17 @@ impl Feed {
                 let feed = Replay::open(&symbol, files.trades.as_deref(), files.book.as_deref())?;
                 Ok((Feed::Replay(Box::new(feed)), files.speed))
             }
+            MarketSource::Binance => {
+                let symbols: Vec<Symbol> = symbols(config)?.into_iter().map(|info| info.symbol).collect();
+                Ok((Feed::Binance(Box::new(BinanceFeed::new(binance, &symbols)?)), 0))
+            }
         }
     }
 
-    fn next_event(&mut self) -> Result<Option<Market>, MarketError> {
+    /// Cancel safe.
+    async fn next_event(&mut self) -> Result<Option<Market>, MarketError> {
         match self {
+            Feed::Binance(feed) => Ok(Some(feed.next().await)),
             Feed::Synthetic(feed) => Ok(feed.next()),
             Feed::Replay(feed) => Ok(feed.next().transpose()?),
         }

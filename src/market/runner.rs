@@ -12,7 +12,7 @@ use trading::time::Timestamp;
 
 use super::{Events, Feed, MarketError, at};
 use crate::clock::Clock;
-use crate::config::MarketConfig;
+use crate::config::{BinanceConfig, MarketConfig};
 use crate::gateway::paper::PaperVenue;
 
 /// How many events a listener may be behind.
@@ -43,7 +43,7 @@ impl MarketHub {
         self.events.subscribe()
     }
 
-    /// Turns true at the end of a replay. A synthetic feed has no end.
+    /// Turns true at the end of a replay. A synthetic or live feed has no end.
     pub fn finished(&self) -> watch::Receiver<bool> {
         self.finished.clone()
     }
@@ -65,8 +65,14 @@ pub struct MarketRunner {
 
 impl MarketRunner {
     /// Opens the configured feed. `now` is the clock that the events are stamped with.
-    pub fn open(config: &MarketConfig, now: Clock) -> Result<(Self, MarketHub), MarketError> {
-        let (feed, speed) = Feed::open(config, now.now())?;
+    ///
+    /// `binance` says where that source is found.
+    pub fn open(
+        config: &MarketConfig,
+        binance: &BinanceConfig,
+        now: Clock,
+    ) -> Result<(Self, MarketHub), MarketError> {
+        let (feed, speed) = Feed::open(config, binance, now.now())?;
         let events = broadcast::Sender::new(EVENTS);
         let (finished, finished_receiver) = watch::channel(false);
         let quotes = Quotes::default();
@@ -89,7 +95,7 @@ impl MarketRunner {
 
     async fn drive(&mut self, venue: Option<&PaperVenue>) -> Result<(), MarketError> {
         let mut pace = Pace { speed: self.speed, origin: None };
-        while let Some(event) = self.feed.next_event()? {
+        while let Some(event) = self.feed.next_event().await? {
             if let Some(due) = pace.due(event.at(), Instant::now()) {
                 sleep_until(due).await;
             }

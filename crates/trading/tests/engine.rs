@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trading::command::{Outcome, Wish};
-use trading::engine::Input;
+use trading::engine::{Effect, Input};
 use trading::event::Event;
-use trading::exchange::{OrderKind, Side};
+use trading::exchange::{OrderKind, Side, StreamEvent, VenueStatus};
 use trading::ids::ClientOrderId;
 use trading::market::Asset;
 use trading::order::Status;
@@ -102,12 +102,50 @@ fn absence_is_not_proven_while_the_stream_is_down() {
     let robot = world.follower(StopPolicy::Keep);
     world.fault = Fault::DropRequest;
     world.outcome("a", buy(robot, OrderKind::Market, None));
-    world.feed(Input::Stream(trading::exchange::StreamEvent::Down));
+    world.feed(Input::Stream(StreamEvent::Down));
     world.pass(Duration::from_mins(1));
     assert_eq!(world.only_order().status, Status::Unknown);
     world.settle();
     world.pass(Duration::from_secs(10));
     assert_eq!(world.only_order().status, Status::Absent);
+}
+
+#[test]
+fn what_ended_at_the_venue_while_the_stream_was_down_is_found_out_when_it_is_up_again() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    for key in ["stays", "is cancelled", "fills in part and expires"] {
+        world.outcome(key, buy(robot, limit("90"), None));
+    }
+    let ids: Vec<ClientOrderId> = world.venue.posts.clone();
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.venue.end(&ids[1], VenueStatus::Canceled);
+    world.venue.fill_silently(&ids[2], "0.04", world.price, world.now);
+    world.venue.end(&ids[2], VenueStatus::Expired);
+    world.pass(Duration::from_secs(5));
+    assert!(ids.iter().all(|id| world.orders()[id].status == Status::Open), "nobody told us");
+    world.settle();
+    world.pass(Duration::from_secs(1));
+    let statuses: Vec<Status> = ids.iter().map(|id| world.orders()[id].status).collect();
+    assert_eq!(statuses, [Status::Open, Status::Canceled, Status::Expired]);
+    assert_eq!(world.orders()[&ids[2]].filled.to_string(), "0.04");
+}
+
+#[test]
+fn a_list_of_open_orders_that_failed_when_the_stream_came_up_is_asked_for_again() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, limit("90"), None));
+    let id = world.venue.posts[0].clone();
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.venue.end(&id, VenueStatus::Canceled);
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pending.retain(|effect| *effect != Effect::ListOpenOrders);
+    world.feed(Input::OpenOrders(None));
+    world.drain_effects();
+    assert_eq!(world.only_order().status, Status::Open);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.only_order().status, Status::Canceled);
 }
 
 #[test]

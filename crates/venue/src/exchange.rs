@@ -9,8 +9,8 @@ use trading::market::{Quote, Symbol, SymbolInfo};
 use trading::time::Timestamp;
 
 use crate::book::OrderRef;
-pub use crate::filters::{MAX_AHEAD, Refusal, check_opening};
-use crate::filters::{check_filters, check_order, check_time};
+pub use crate::filters::{MAX_AHEAD, Refusal, check_opening, check_time};
+use crate::filters::{check_filters, check_order};
 use crate::ledger::Post;
 use crate::record::{Entry, Label, Record};
 use crate::state::{Account, State};
@@ -88,9 +88,20 @@ impl Exchange {
 
     /// Takes a request for a new order. What can be filled at once is in the report.
     pub fn submit(&mut self, account: &str, order: &NewOrder, now: Timestamp) -> Result<OrderReport, Refusal> {
+        self.submit_within(account, order, self.recv_window, now)
+    }
+
+    /// The same with a window of the request's own instead of the venue's.
+    pub fn submit_within(
+        &mut self,
+        account: &str,
+        order: &NewOrder,
+        recv_window: Duration,
+        now: Timestamp,
+    ) -> Result<OrderReport, Refusal> {
         let label = self.label(account)?;
-        let checked = self.check(&label, order, now);
-        self.record_post(&label, order, checked.as_ref().err(), now);
+        let checked = self.check(&label, order, recv_window, now);
+        self.record_post(&label, &order.client_id, order.timestamp, checked.as_ref().err(), now);
         let info = match checked {
             Ok(info) => info,
             Err(refusal) => {
@@ -117,22 +128,33 @@ impl Exchange {
         report.ok_or_else(|| Refusal::new(-1000, "An unknown error occurred while processing the request."))
     }
 
-    /// Records a request that is refused whatever it says. For fault injection.
-    pub fn refuse(&mut self, account: &str, order: &NewOrder, refusal: Refusal, now: Timestamp) -> Refusal {
-        match self.label(account) {
-            Ok(label) => {
-                self.record_post(&label, order, Some(&refusal), now);
-                self.commit();
-                refusal
-            }
-            Err(unknown) => unknown,
+    /// Records a request for a new order that is refused before it is looked at: by a fault, by its signature, by a limit.
+    /// Does nothing for an account that does not exist.
+    pub fn refuse(
+        &mut self,
+        account: &str,
+        client_id: &ClientOrderId,
+        timestamp: Timestamp,
+        refusal: &Refusal,
+        now: Timestamp,
+    ) {
+        if let Ok(label) = self.label(account) {
+            self.record_post(&label, client_id, timestamp, Some(refusal), now);
+            self.commit();
         }
     }
 
-    fn record_post(&mut self, account: &Label, order: &NewOrder, refusal: Option<&Refusal>, now: Timestamp) {
+    fn record_post(
+        &mut self,
+        account: &Label,
+        client_id: &ClientOrderId,
+        timestamp: Timestamp,
+        refusal: Option<&Refusal>,
+        now: Timestamp,
+    ) {
         let post = Post {
-            client_id: order.client_id.clone(),
-            timestamp: order.timestamp,
+            client_id: client_id.clone(),
+            timestamp,
             received_at: now,
             accepted: refusal.is_none(),
             reason: refusal.map(ToString::to_string),
@@ -140,8 +162,14 @@ impl Exchange {
         self.record(Record::Post { account: account.clone(), post });
     }
 
-    fn check(&self, account: &Label, order: &NewOrder, now: Timestamp) -> Result<SymbolInfo, Refusal> {
-        check_time(order.timestamp, self.recv_window, now)?;
+    fn check(
+        &self,
+        account: &Label,
+        order: &NewOrder,
+        recv_window: Duration,
+        now: Timestamp,
+    ) -> Result<SymbolInfo, Refusal> {
+        check_time(order.timestamp, recv_window, now)?;
         let info = self.symbols.get(&order.symbol).ok_or_else(|| Refusal::new(-1121, "Invalid symbol."))?;
         let account = self.account(account)?;
         let quote = self.quotes.get(&order.symbol);
@@ -225,7 +253,8 @@ impl Exchange {
             .collect()
     }
 
-    fn account(&self, label: &str) -> Result<&Account, Refusal> {
+    /// An account. Refuses with -2015 when there is none of this label.
+    pub fn account(&self, label: &str) -> Result<&Account, Refusal> {
         let unknown = || Refusal::new(-2015, "Invalid API-key, IP, or permissions for action.");
         self.state.account(label).ok_or_else(unknown)
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use trading::time::Timestamp;
 
 use crate::exchange::Refusal;
 
@@ -82,6 +83,59 @@ pub struct Reject {
     pub times: Option<u32>,
 }
 
+/// A fault that is counted in events.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Times {
+    /// How many more times it fires. Without end if absent.
+    pub times: Option<u32>,
+}
+
+/// Requests are answered with a server error, which proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerError {
+    /// 500 to 599.
+    #[serde(deserialize_with = "five_hundreds")]
+    pub status: u16,
+    /// Whether the request does what it asks for all the same.
+    pub processed: bool,
+    /// Which requests it is for.
+    #[serde(default)]
+    pub on: Scope,
+    /// How many more times it fires. Without end if absent.
+    #[serde(default)]
+    pub times: Option<u32>,
+}
+
+/// Requests are refused as too many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// 429 (too many), or 418 (banned).
+    #[serde(deserialize_with = "limit_status")]
+    pub status: u16,
+    /// What `Retry-After` says, in seconds.
+    pub retry_after: u32,
+    /// Which requests it is for.
+    #[serde(default)]
+    pub on: Scope,
+    /// How many more times it fires. Without end if absent.
+    #[serde(default)]
+    pub times: Option<u32>,
+}
+
+fn five_hundreds<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let status = u16::deserialize(from)?;
+    let fits = (500..600).contains(&status);
+    if fits { Ok(status) } else { Err(de::Error::custom("server_error.status is not 500 to 599")) }
+}
+
+fn limit_status<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let status = u16::deserialize(from)?;
+    if matches!(status, 418 | 429) { Ok(status) } else { Err(de::Error::custom("limit.status is not 429 or 418")) }
+}
+
 /// How the venue misbehaves. The default is not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -106,6 +160,18 @@ pub struct Faults {
     pub withhold_fills: Option<Delay>,
     /// The next event of an account's stream cuts it; the stream is back after this time, and what happened is lost.
     pub cut_stream: Option<Delay>,
+    /// Of the answer come the head and half the body, then the connection breaks. At the server only.
+    pub cut_body: Option<Switch>,
+    /// Answers are a server error instead. At the server only.
+    pub server_error: Option<ServerError>,
+    /// Requests are refused as too many. At the server only.
+    pub limit: Option<Limit>,
+    /// The next events of an account's stream never arrive, and nothing says so. At the server only.
+    pub stream_gap: Option<Times>,
+    /// The next event of an account's stream breaks the connections that it was for. At the server only.
+    pub disconnect: Option<Times>,
+    /// How far the venue's clock is ahead, in milliseconds; behind if negative.
+    pub clock_skew_ms: i64,
 }
 
 /// How often each fault fired since the venue was started.
@@ -131,6 +197,18 @@ pub struct Fired {
     pub withhold_fills: u64,
     /// Streams cut.
     pub cut_stream: u64,
+    /// Answers cut in half.
+    pub cut_body: u64,
+    /// Answers replaced by server errors.
+    pub server_error: u64,
+    /// Requests refused as too many.
+    pub limit: u64,
+    /// Events lost.
+    pub stream_gap: u64,
+    /// Events that broke a connection.
+    pub disconnect: u64,
+    /// Requests judged by a clock that was wrong.
+    pub clock_skew_ms: u64,
 }
 
 /// The faults that are set, and their counts.
@@ -228,5 +306,52 @@ impl Injector {
     pub fn cuts_stream(&mut self) -> Option<Duration> {
         let fault = self.faults.cut_stream.as_mut()?;
         spend(&mut fault.times, &mut self.fired.cut_stream).map(|()| Duration::from_millis(fault.ms))
+    }
+
+    /// Whether lists of orders are empty: as long as queries find none.
+    pub fn hides_orders(&mut self) -> bool {
+        let hides = self.faults.query_says_none.as_ref().is_some_and(|fault| fault.times != Some(0));
+        self.fired.query_says_none += u64::from(hides);
+        hides
+    }
+
+    /// Whether half of the answer to this request is lost, and its connection with it.
+    pub fn cuts_body(&mut self, request: Request) -> bool {
+        switch(self.faults.cut_body.as_mut(), request, &mut self.fired.cut_body)
+    }
+
+    /// Whether this request is answered with a server error: its status, and whether it does what it asks for.
+    pub fn errs(&mut self, request: Request) -> Option<(u16, bool)> {
+        let fault = self.faults.server_error.as_mut().filter(|fault| fault.on.covers(request))?;
+        spend(&mut fault.times, &mut self.fired.server_error).map(|()| (fault.status, fault.processed))
+    }
+
+    /// Whether this request is one too many: with which status, and after how many seconds the next is welcome.
+    pub fn limits(&mut self, request: Request) -> Option<(u16, u32)> {
+        let fault = self.faults.limit.as_mut().filter(|fault| fault.on.covers(request))?;
+        spend(&mut fault.times, &mut self.fired.limit).map(|()| (fault.status, fault.retry_after))
+    }
+
+    /// Whether an event of an account's stream is lost.
+    pub fn loses_event(&mut self) -> bool {
+        let fault = self.faults.stream_gap.as_mut();
+        fault.and_then(|fault| spend(&mut fault.times, &mut self.fired.stream_gap)).is_some()
+    }
+
+    /// Whether an event of an account's stream breaks its connections.
+    pub fn disconnects(&mut self) -> bool {
+        let fault = self.faults.disconnect.as_mut();
+        fault.and_then(|fault| spend(&mut fault.times, &mut self.fired.disconnect)).is_some()
+    }
+
+    /// What the venue's clock shows when it is `now`.
+    pub fn skewed(&self, now: Timestamp) -> Timestamp {
+        let skew = Duration::from_millis(self.faults.clock_skew_ms.unsigned_abs());
+        if self.faults.clock_skew_ms < 0 { now.before(skew) } else { now.after(skew) }
+    }
+
+    /// Counts a request that is judged by a clock that is wrong.
+    pub(crate) fn judges_by_clock(&mut self) {
+        self.fired.clock_skew_ms += u64::from(self.faults.clock_skew_ms != 0);
     }
 }

@@ -26,7 +26,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn new(code: i32, reason: impl Into<String>) -> Self {
+    /// A refusal with these words.
+    pub fn new(code: i32, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 
@@ -49,8 +50,8 @@ fn filter(name: &str) -> Refusal {
     Refusal::new(-1013, format!("Filter failure: {name}"))
 }
 
-/// Whether a request of this time is accepted now.
-pub(crate) fn check_time(timestamp: Timestamp, recv_window: Duration, now: Timestamp) -> Result<(), Refusal> {
+/// Whether a request of this time is accepted now. Refuses with -1021.
+pub fn check_time(timestamp: Timestamp, recv_window: Duration, now: Timestamp) -> Result<(), Refusal> {
     if now > timestamp.after(recv_window) {
         return Err(Refusal::new(-1021, "Timestamp for this request is outside of the recvWindow."));
     }
@@ -114,7 +115,7 @@ pub(crate) fn check_order(
             OrderKind::StopLimit { stop_price, .. }
                 if triggers(order.side, stop_price, taker_price(order.side, quote)) =>
             {
-                return Err(Refusal::new(-2010, "Stop price would trigger immediately."));
+                return Err(Refusal::new(-2010, "Order would trigger immediately."));
             }
             _ => {}
         }

@@ -6,6 +6,7 @@ use trading::exchange::{Fill, NewOrder, OrderKind, OrderReport, Side, TimeInForc
 use trading::ids::{ClientOrderId, TradeId, VenueOrderId};
 use trading::market::{Asset, Symbol};
 use trading::money::{Amount, Price, Qty};
+use trading::time::Timestamp;
 
 use crate::book::{Book, OrderRef, Priority};
 use crate::ledger::{AccountImage, Image, OrderImage};
@@ -47,8 +48,16 @@ pub struct Order {
     pub status: VenueStatus,
     /// How much is filled.
     pub executed: Qty,
+    /// What was paid or received for what is filled, without fees.
+    pub executed_quote: Amount,
     /// Whether its stop price was reached. Always so for orders without one.
     pub triggered: bool,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Since when it can be filled: later than `created_at` for a stop order, and never until it is triggered.
+    pub working_at: Option<Timestamp>,
     priority: Priority,
 }
 
@@ -119,6 +128,16 @@ impl Account {
     /// What there is of every asset, ordered by asset.
     pub fn balances(&self) -> Vec<VenueBalance> {
         self.holdings.iter().map(|(asset, held)| VenueBalance { asset: asset.clone(), total: held.total }).collect()
+    }
+
+    /// How much there is of every asset, ordered by asset.
+    pub fn holdings(&self) -> impl Iterator<Item = (&Asset, Holding)> {
+        self.holdings.iter().map(|(asset, held)| (asset, *held))
+    }
+
+    /// Every order that was ever accepted, oldest first.
+    pub fn orders(&self) -> impl DoubleEndedIterator<Item = &Order> {
+        self.orders.values()
     }
 
     /// An order by the venue's number.
@@ -220,7 +239,8 @@ impl State {
             Record::Post { account, .. } => {
                 self.account(account).map(|_| ()).ok_or(Contradiction("a POST of an unknown account"))
             }
-            Record::Order { account, venue_id, base, quote, order, .. } => {
+            Record::Order { account, venue_id, base, quote, order, at } => {
+                let triggered = !matches!(order.kind, OrderKind::StopLimit { .. });
                 let order = Order {
                     new: NewOrder::clone(order),
                     venue_id: *venue_id,
@@ -228,14 +248,18 @@ impl State {
                     quote: quote.clone(),
                     status: VenueStatus::New,
                     executed: Qty::ZERO,
-                    triggered: !matches!(order.kind, OrderKind::StopLimit { .. }),
+                    executed_quote: Amount::ZERO,
+                    triggered,
+                    created_at: *at,
+                    updated_at: *at,
+                    working_at: triggered.then_some(*at),
                     priority: self.last_priority + 1,
                 };
                 self.accept(account, order)
             }
-            Record::Trigger { account, venue_id, .. } => self.trigger(account, *venue_id),
+            Record::Trigger { account, venue_id, at } => self.trigger(account, *venue_id, *at),
             Record::Fill { account, fill } => self.fill(account, fill),
-            Record::End { account, venue_id, status, .. } => self.end(account, *venue_id, *status),
+            Record::End { account, venue_id, status, at } => self.end(account, *venue_id, *status, *at),
         }
     }
 
@@ -294,7 +318,7 @@ impl State {
         }
     }
 
-    fn trigger(&mut self, label: &Label, venue_id: VenueOrderId) -> Result<(), Contradiction> {
+    fn trigger(&mut self, label: &Label, venue_id: VenueOrderId, at: Timestamp) -> Result<(), Contradiction> {
         let priority = self.last_priority + 1;
         let (account, mut order) = self.open_order(label, venue_id)?;
         let OrderKind::StopLimit { stop_price, price } = order.new.kind else {
@@ -305,6 +329,8 @@ impl State {
         }
         let waited = order.priority;
         order.triggered = true;
+        order.updated_at = at;
+        order.working_at = Some(at);
         // It arrives in the book now, behind those that were there before it.
         order.priority = priority;
         let (side, symbol) = (order.new.side, order.new.symbol.clone());
@@ -337,6 +363,8 @@ impl State {
         account.hold(&fill.fee_asset, -fill.fee, Amount::ZERO);
         release(account, &order, order.remaining() - fill.qty);
         order.executed += fill.qty;
+        order.executed_quote += paid;
+        order.updated_at = fill.at;
         let done = order.remaining().is_zero();
         order.status = if done { VenueStatus::Filled } else { VenueStatus::PartiallyFilled };
         account.fills.entry(fill.symbol.clone()).or_default().push(fill.clone());
@@ -351,13 +379,20 @@ impl State {
         Ok(())
     }
 
-    fn end(&mut self, label: &Label, venue_id: VenueOrderId, status: VenueStatus) -> Result<(), Contradiction> {
+    fn end(
+        &mut self,
+        label: &Label,
+        venue_id: VenueOrderId,
+        status: VenueStatus,
+        at: Timestamp,
+    ) -> Result<(), Contradiction> {
         if !matches!(status, VenueStatus::Canceled | VenueStatus::Expired) {
             return Err(Contradiction("an order ends in a state that is no end"));
         }
         let (account, mut order) = self.open_order(label, venue_id)?;
         release(account, &order, Qty::ZERO);
         order.status = status;
+        order.updated_at = at;
         account.open.remove(&venue_id);
         account.orders.insert(venue_id, order.clone());
         self.unlist(&order);

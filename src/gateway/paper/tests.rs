@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -10,9 +11,9 @@ use trading::exchange::{OrderKind, Side, TimeInForce, VenueStatus};
 use trading::market::Quote;
 use trading::money::Amount;
 use venue::faults::{Delay, Reject, Scope, Switch};
+use venue::host::system_now;
 use venue::ledger;
 
-use super::driver::system_now;
 use super::*;
 
 /// What an event is waited for at most.
@@ -27,7 +28,7 @@ fn symbol() -> Symbol {
 struct Bench {
     venue: PaperVenue,
     gateway: PaperGateway,
-    driver: JoinHandle<Result<(), PaperError>>,
+    driver: JoinHandle<std::io::Result<()>>,
 }
 
 async fn start(ledger: &Path) -> Bench {

@@ -31,6 +31,19 @@ fn config() -> MarketConfig {
     }
 }
 
+fn binance() -> BinanceConfig {
+    BinanceConfig {
+        rest_url: String::new(),
+        ws_api_url: String::new(),
+        ws_stream_url: "ws://127.0.0.1:9".into(),
+        reconcile_ms: 30_000,
+        clock_sync_ms: 60_000,
+        silence_ms: 60_000,
+        rotate_ms: 82_800_000,
+        weight_reserve_percent: 20,
+    }
+}
+
 fn replay(speed: u32) -> (MarketConfig, tempfile::NamedTempFile) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for (id, ms) in [(1, 0), (2, 1_000), (3, 60_000)] {
@@ -42,7 +55,7 @@ fn replay(speed: u32) -> (MarketConfig, tempfile::NamedTempFile) {
 
 /// Runs a feed for as long as `watch` takes.
 async fn running<T>(config: &MarketConfig, watch: impl AsyncFnOnce(MarketHub) -> T) -> T {
-    let (runner, hub) = MarketRunner::open(config, clock()).unwrap();
+    let (runner, hub) = MarketRunner::open(config, &binance(), clock()).unwrap();
     let stop = CancellationToken::new();
     let watched = async {
         let result = watch(hub).await;
@@ -107,10 +120,10 @@ async fn a_feed_that_was_frozen_does_not_rush_through_what_it_missed() {
 #[tokio::test]
 async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
     let nothing = MarketConfig { source: MarketSource::Replay, ..config() };
-    assert!(matches!(MarketRunner::open(&nothing, clock()), Err(MarketError::NothingToReplay)));
+    assert!(matches!(MarketRunner::open(&nothing, &binance(), clock()), Err(MarketError::NothingToReplay)));
     let mut bad = config();
     bad.symbols[0].symbol = "btc".into();
-    assert!(matches!(MarketRunner::open(&bad, clock()), Err(MarketError::Symbol(_))));
+    assert!(matches!(MarketRunner::open(&bad, &binance(), clock()), Err(MarketError::Symbol(_))));
     assert!(matches!(super::super::symbols(&bad), Err(MarketError::Symbol(_))));
     let info = super::super::symbols(&config()).unwrap().remove(0);
     assert_eq!(info.symbol, "BTCUSDT".parse::<Symbol>().unwrap());
@@ -120,7 +133,7 @@ async fn a_replay_without_files_and_a_symbol_that_is_none_are_errors() {
 async fn a_damaged_file_ends_the_feed_with_an_error() {
     let (config, mut file) = replay(0);
     writeln!(file, "4,none,0.1,8700,1742944090000,True,True").unwrap();
-    let (runner, _hub) = MarketRunner::open(&config, clock()).unwrap();
+    let (runner, _hub) = MarketRunner::open(&config, &binance(), clock()).unwrap();
     let result = tokio::time::timeout(LIMIT, runner.run(None, CancellationToken::new())).await.unwrap();
     assert!(matches!(result, Err(MarketError::Feed(_))), "{result:?}");
 }

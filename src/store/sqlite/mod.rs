@@ -14,6 +14,7 @@ mod open;
 mod read;
 mod rows;
 mod sql;
+mod witness;
 mod writer;
 
 use std::path::Path;
@@ -35,6 +36,7 @@ use trading::time::Timestamp;
 
 pub use dump::{StoredRow, dump};
 pub use open::{OpenError, OpenOptions, integrity_check};
+pub use witness::SqliteWitness;
 pub use writer::Writer;
 
 pub(super) use open::connect_options;

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::exchange::{Fill, OrderReport, VenueBalance};
 use crate::ids::{ClientOrderId, Epoch, TradeId};
 use crate::market::{Symbol, SymbolInfo};
-use crate::order::{CancelState, OrderEvent, Status};
+use crate::order::{CancelState, Order, OrderEvent, Status};
 use crate::position::Position;
 use crate::robot::{self, StrategyState};
 use crate::time::Timestamp;
@@ -145,7 +145,9 @@ impl Engine {
         let again = self.recovery.stream;
         (self.stream_up, self.recovery.stream) = (true, true);
         if again {
-            // Something may have been missed while the stream was down.
+            // Something may have been missed while the stream was down: fills, and the end of orders that had none.
+            self.recovery.open_orders = false;
+            self.effect(Effect::ListOpenOrders);
             let symbols: BTreeSet<Symbol> = self.live_orders().map(|order| order.symbol.clone()).collect();
             for symbol in symbols {
                 self.fetch(&symbol);
@@ -201,6 +203,7 @@ impl Engine {
             return;
         };
         self.recovery.open_orders = true;
+        let listed: BTreeSet<ClientOrderId> = reports.iter().map(|report| report.client_id.clone()).collect();
         for report in reports {
             if self.order(&report.client_id).is_some() {
                 self.on_report(&report, now);
@@ -210,6 +213,17 @@ impl Engine {
                 self.effect(Effect::Recall(report.client_id));
             }
             // Anything else is a foreign order: never touched.
+        }
+        // What we hold for open and the venue does not list has ended, or is newer than the list: it is asked for.
+        let at_venue = |order: &&Order| matches!(order.status, Status::Open | Status::Partial);
+        let gone: Vec<ClientOrderId> = self
+            .live_orders()
+            .filter(at_venue)
+            .filter(|order| !listed.contains(&order.client_id))
+            .map(|order| order.client_id.clone())
+            .collect();
+        for client_id in gone {
+            self.ask(&client_id, now);
         }
     }
 

@@ -75,6 +75,17 @@ impl Venue {
         report
     }
 
+    /// An order ends, and nobody is told.
+    pub fn end(&mut self, client_id: &ClientOrderId, status: VenueStatus) {
+        self.orders.get_mut(client_id).unwrap().status = status;
+    }
+
+    /// A resting order fills, and nobody is told.
+    pub fn fill_silently(&mut self, client_id: &ClientOrderId, qty: &str, price: Price, now: Timestamp) {
+        let report = self.fill(self.orders[client_id].clone(), qty.parse().unwrap(), price, now);
+        self.orders.insert(client_id.clone(), OrderReport { fills: Vec::new(), ..report });
+    }
+
     fn fill(&mut self, mut report: OrderReport, qty: Qty, price: Price, now: Timestamp) -> OrderReport {
         let (side, ordered) = self.sides[&report.client_id];
         let fee_asset = Asset::new(if side == Side::Buy { "BTC" } else { "USDT" });

@@ -67,3 +67,11 @@ pub struct Post {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
+
+impl Post {
+    /// Whether it was refused because its sender had not written it down: see [`crate::witness`].
+    pub fn is_unwitnessed(&self) -> bool {
+        let code = self.reason.as_deref().and_then(|reason| reason.split(' ').next());
+        code.and_then(|code| code.parse().ok()) == Some(crate::witness::UNWITNESSED)
+    }
+}

@@ -2,35 +2,39 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use trading::exchange::{Fill, NewOrder, OrderReport};
-use trading::ids::{ClientOrderId, TradeId};
+use trading::exchange::{Fill, NewOrder, OrderReport, StreamEvent};
+use trading::ids::{ClientOrderId, TradeId, VenueOrderId};
 use trading::market::{Market, Symbol};
 use trading::time::Timestamp;
-use venue::book::OrderRef;
-use venue::exchange::{Exchange, Refusal};
-use venue::faults::Injector;
-use venue::ledger::Ledger;
-use venue::record::{Entry, Label};
 
 use super::streams::Streams;
-use super::{PaperError, QUEUE, lock};
+use super::users::{Delivery, Users};
+use super::{QUEUE, lock};
+use crate::book::OrderRef;
+use crate::exchange::{Exchange, Refusal};
+use crate::faults::Injector;
+use crate::ledger::Ledger;
+use crate::record::{Entry, Label};
+use crate::state::Order;
+use crate::updates::{Change, Update};
 
 /// How many messages share one sync of the ledger at most.
 const MAX_BATCH: usize = 1024;
 
 /// Delivers a result that was computed before. Called once the ledger is durable; dropped when it is not.
-pub(super) type Answer = Box<dyn FnOnce() + Send>;
+pub(crate) type Answer = Box<dyn FnOnce() + Send>;
 /// Something to be done with the exchange.
-pub(super) type Work = Box<dyn FnOnce(&mut Core, Timestamp) -> Answer + Send>;
+pub(crate) type Work = Box<dyn FnOnce(&mut Core, Timestamp) -> Answer + Send>;
 
 /// What waits for the thread.
-pub(super) enum Message {
+pub(crate) enum Message {
     /// A market event.
     Market(Arc<Market>),
     /// A request, and how late it arrives.
@@ -51,29 +55,46 @@ impl fmt::Debug for Message {
 struct Withheld {
     order: OrderRef,
     fills: Vec<Fill>,
+    updates: Vec<Update>,
 }
 
 /// The exchange, and what is between it and its customers.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) exchange: Exchange,
-    pub(super) streams: Streams,
+pub struct Core {
+    /// The exchange itself, without faults.
+    pub exchange: Exchange,
+    streams: Streams,
+    users: Users,
     injector: Arc<Mutex<Injector>>,
     /// By the time at which they are shown, then by their first trade.
     withheld: BTreeMap<(Instant, TradeId), Withheld>,
+    /// The names of the cancellations that were not published yet.
+    cancel_ids: BTreeMap<VenueOrderId, Arc<str>>,
 }
 
 impl Core {
     pub(super) fn new(exchange: Exchange, injector: Arc<Mutex<Injector>>) -> Self {
-        Self { exchange, streams: Streams::default(), injector, withheld: BTreeMap::new() }
+        let (streams, users) = (Streams::default(), Users::default());
+        Self { exchange, streams, users, injector, withheld: BTreeMap::new(), cancel_ids: BTreeMap::new() }
     }
 
-    pub(super) fn submit(&mut self, account: &str, order: &NewOrder, now: Timestamp) -> Result<OrderReport, Refusal> {
+    /// Takes a request for a new order, with the faults that are set. `recv_window` is the venue's own if there is none.
+    pub fn submit(
+        &mut self,
+        account: &str,
+        order: &NewOrder,
+        recv_window: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<OrderReport, Refusal> {
         let rejects = lock(&self.injector).rejects();
         if let Some(refusal) = rejects {
-            return Err(self.exchange.refuse(account, order, refusal, now));
+            self.exchange.refuse(account, &order.client_id, order.timestamp, &refusal, now);
+            return Err(refusal);
         }
-        let mut report = self.exchange.submit(account, order, now)?;
+        let mut report = match recv_window {
+            Some(window) => self.exchange.submit_within(account, order, window, now)?,
+            None => self.exchange.submit(account, order, now)?,
+        };
         self.withhold(&account.into(), &mut report);
         match lock(&self.injector).says_duplicate() {
             Some(duplicate) => Err(duplicate),
@@ -81,20 +102,66 @@ impl Core {
         }
     }
 
-    pub(super) fn query(
+    /// Cancels an open order, and names the cancellation for those who listen. Refuses with -2011 when there is none.
+    pub fn cancel(
+        &mut self,
+        account: &str,
+        symbol: &Symbol,
+        client_id: &ClientOrderId,
+        cancel_id: Arc<str>,
+        now: Timestamp,
+    ) -> Result<OrderReport, Refusal> {
+        let report = self.exchange.cancel(account, symbol, client_id, now)?;
+        self.cancel_ids.insert(report.venue_id, cancel_id);
+        Ok(report)
+    }
+
+    /// Asks for one order, with the faults that are set. Refuses with -2013 when there is none.
+    pub fn query(
         &self,
         account: &str,
         symbol: &Symbol,
         client_id: &ClientOrderId,
     ) -> Result<OrderReport, Refusal> {
-        if lock(&self.injector).hides_order() {
-            return Err(Refusal { code: -2013, reason: "Order does not exist.".to_owned() });
+        if self.hides_order() {
+            return Err(Refusal::new(-2013, "Order does not exist."));
         }
         self.exchange.query(account, symbol, client_id)
     }
 
+    /// Whether a query for one order is told that there is none.
+    pub fn hides_order(&self) -> bool {
+        lock(&self.injector).hides_order()
+    }
+
+    /// Orders as a list shows them: none, as long as queries find none.
+    pub fn listed(&self, orders: Vec<Order>) -> Vec<Order> {
+        if lock(&self.injector).hides_orders() { Vec::new() } else { orders }
+    }
+
+    /// Subscribes within the process. The first event is [`StreamEvent::Up`].
+    pub fn subscribe(&mut self, account: Label, events: mpsc::Sender<StreamEvent>) {
+        self.streams.add(account, events);
+    }
+
+    /// Subscribes for a connection, and gives the subscription's number. `reset` is cancelled when the connection is to be
+    /// broken off: by a fault, or because it does not keep up. `None` while a fault keeps the account's stream down.
+    pub fn listen(
+        &mut self,
+        account: Label,
+        events: mpsc::Sender<Delivery>,
+        reset: CancellationToken,
+    ) -> Option<u64> {
+        self.users.subscribe(account, events, reset, Instant::now())
+    }
+
+    /// Ends a subscription of [`Core::listen`].
+    pub fn unlisten(&mut self, id: u64) {
+        self.users.unsubscribe(id);
+    }
+
     /// Fills are shown in the order of their numbers: nothing after a withheld one, so that no page skips it.
-    pub(super) fn fills(
+    pub fn fills(
         &self,
         account: &str,
         symbol: &Symbol,
@@ -121,7 +188,8 @@ impl Core {
         if let Some(duration) = duration {
             let order = OrderRef { account: account.clone(), venue_id: report.venue_id };
             let fills = std::mem::take(&mut report.fills);
-            self.withheld.insert((Instant::now() + duration, first), Withheld { order, fills });
+            let withheld = Withheld { order, fills, updates: Vec::new() };
+            self.withheld.insert((Instant::now() + duration, first), withheld);
         }
     }
 
@@ -131,17 +199,48 @@ impl Core {
             self.withhold(&account, &mut report);
             self.streams.publish(&account, &report, &mut lock(&self.injector), Instant::now());
         }
+        let mut cancel_ids = std::mem::take(&mut self.cancel_ids);
+        if self.users.is_empty() {
+            return;
+        }
+        for (account, mut update) in self.exchange.updates(entries) {
+            if let Update::Order(execution) = &mut update
+                && execution.change == Change::Canceled
+            {
+                execution.cancel_id = cancel_ids.remove(&execution.order.venue_id);
+            }
+            if let Some(withheld) = self.withheld_with(&update) {
+                withheld.updates.push(update);
+            } else {
+                self.users.publish(&account, update, &mut lock(&self.injector), Instant::now());
+            }
+        }
+    }
+
+    fn withheld_with(&mut self, update: &Update) -> Option<&mut Withheld> {
+        let Update::Order(execution) = update else { return None };
+        let Change::Trade(fill) = &execution.change else { return None };
+        self.withheld.values_mut().find(|withheld| withheld.fills.iter().any(|f| f.trade_id == fill.trade_id))
     }
 
     /// Shows what was withheld until now, and brings back streams.
     fn release(&mut self, now: Instant) {
         while let Some(due) = self.withheld.first_entry().filter(|due| due.key().0 <= now) {
-            let Withheld { order, fills } = due.remove();
+            let Withheld { order, fills, updates } = due.remove();
+            let injector = &mut lock(&self.injector);
             if let Some(report) = self.exchange.state().report(&order, fills) {
-                self.streams.publish(&order.account, &report, &mut lock(&self.injector), now);
+                self.streams.publish(&order.account, &report, injector, now);
+            }
+            for update in updates {
+                self.users.publish(&order.account, update, injector, now);
             }
         }
         self.streams.revive(now);
+    }
+
+    fn work(&mut self, work: Work, now: Timestamp) -> Answer {
+        lock(&self.injector).judges_by_clock();
+        work(self, now)
     }
 
     fn next_due(&self, now: Instant) -> Option<Instant> {
@@ -150,10 +249,9 @@ impl Core {
     }
 }
 
-/// Runs the venue. The caller gives it a thread; it returns after [`super::PaperVenue::close`], or when the last handle and
-/// gateway are gone.
+/// Runs the venue. The caller gives it a thread; it returns after [`super::Host::close`], or when the last handle is gone.
 #[must_use = "nothing is answered until the driver runs"]
-pub struct PaperDriver {
+pub struct Driver {
     core: Core,
     ledger: Ledger,
     messages: mpsc::Receiver<Message>,
@@ -165,9 +263,9 @@ pub struct PaperDriver {
     down: bool,
 }
 
-impl fmt::Debug for PaperDriver {
+impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PaperDriver")
+        f.debug_struct("Driver")
             .field("ledger", &self.ledger.path())
             .field("waiting", &self.messages.len())
             .field("delayed", &self.delayed.len())
@@ -176,15 +274,15 @@ impl fmt::Debug for PaperDriver {
     }
 }
 
-impl PaperDriver {
+impl Driver {
     pub(super) fn new(core: Core, ledger: Ledger, messages: mpsc::Receiver<Message>, stop: CancellationToken) -> Self {
         Self { core, ledger, messages, stop, delayed: BTreeMap::new(), last_delayed: 0, down: false }
     }
 
     /// Runs on this thread until the venue is closed. It blocks in file writes, so never call it on a worker of a runtime:
     /// `spawn_blocking` or a thread of its own are the places.
-    pub fn run_blocking(mut self) -> Result<(), PaperError> {
-        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(PaperError::Thread)?;
+    pub fn run_blocking(mut self) -> io::Result<()> {
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         timer.block_on(self.run());
         Ok(())
     }
@@ -219,18 +317,18 @@ impl PaperDriver {
     fn step(&mut self, messages: impl Iterator<Item = Message>) {
         let mut answers = Vec::new();
         let now = Instant::now();
-        let at = system_now();
+        let at = lock(&self.core.injector).skewed(system_now());
         while let Some(due) = self.delayed.first_entry().filter(|due| due.key().0 <= now) {
             let work = due.remove();
             if !self.down {
-                answers.push(work(&mut self.core, at));
+                answers.push(self.core.work(work, at));
             }
         }
         for message in messages {
             match message {
                 _ if self.down => {}
                 Message::Market(market) => self.core.exchange.on_market(&market, at),
-                Message::Work { work, delay: None } => answers.push(work(&mut self.core, at)),
+                Message::Work { work, delay: None } => answers.push(self.core.work(work, at)),
                 // Beyond this many, a delayed request is a lost one.
                 Message::Work { work, delay: Some(delay) } if self.delayed.len() < QUEUE => {
                     self.last_delayed += 1;
@@ -256,8 +354,8 @@ impl PaperDriver {
     }
 }
 
-/// The venue's clock. It is one of its own, as a real venue's is: requests are judged by it, never by their sender's.
-pub(super) fn system_now() -> Timestamp {
+/// The venue's clock before faults. It is one of its own, as a real venue's is: requests are judged by it, never by their sender's.
+pub fn system_now() -> Timestamp {
     #[expect(
         clippy::disallowed_methods,
         reason = "the simulated venue stands outside of the system and has its own clock"

@@ -1,12 +1,13 @@
-//! The accounts' own streams.
+//! The accounts' own streams, for those who listen within the process.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use trading::exchange::{OrderReport, StreamEvent};
-use venue::faults::Injector;
-use venue::record::Label;
+
+use crate::faults::Injector;
+use crate::record::Label;
 
 /// Places in every queue that only [`StreamEvent::Down`] and [`StreamEvent::Up`] may take.
 const RESERVED: usize = 2;
