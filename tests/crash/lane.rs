@@ -21,7 +21,7 @@ const ROUNDS_AT_HOME: u64 = 60;
 const BUDGET: Duration = Duration::from_millis(9_500);
 /// The latest of the random moments.
 const MOMENT_MOST_US: u64 = 200_000;
-const LEASE_TTL_MS: u64 = 1_000;
+const LEASE_TTL_MS: u64 = 3_000;
 /// How many orders may pass a point before one is held there.
 const PASSES_MOST: u64 = 6;
 /// Calls of `fdatasync`: the first dozens are the start, the rest orders.

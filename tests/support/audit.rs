@@ -50,7 +50,7 @@ pub(crate) async fn audit_with(
     let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
     command.args(["audit", "--json", "--settle", &settle.as_secs().to_string(), "--data-dir"]).arg(data_dir);
     if let Some(path) = ledger {
-        command.arg("--venue-ledger").arg(path);
+        command.env("HOTGO__VENUE__PAPER__LEDGER", path);
     }
     if let Some(path) = answered {
         command.arg("--answered").arg(path);

@@ -13,8 +13,8 @@ use super::{Client, Installation, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const ACCOUNT: &str = "main";
-const API_KEY: &str = "key-of-the-tests";
-const SECRET: &str = "secret-of-the-tests";
+const API_KEY: &str = "keyOfTheTests";
+const SECRET: &str = "secretOfTheTests";
 
 /// `main venue`, with its ledger, its keys, and a look into the server's database.
 pub(crate) struct Venue {
