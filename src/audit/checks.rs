@@ -28,6 +28,7 @@ pub fn check(input: &AuditInput) -> AuditReport {
         counts.events += ours.history.events;
         let mut account = Account { label, venue, ours, findings: &mut findings };
         account.orders();
+        account.unwitnessed();
         account.fills();
         account.states();
         account.signals();
@@ -90,6 +91,14 @@ impl Account<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// C1, of those orders that the venue refused because it looked for their rows when they arrived and found none. A row
+    /// that came later does not help: a crash in between would have lost the order.
+    fn unwitnessed(&mut self) {
+        for post in self.venue.posts.iter().filter(|post| post.is_unwitnessed()) {
+            self.find(1, format!("order {} was sent before its row was committed", post.client_id));
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | check | what it finds | severity |
 //! |---|---|---|
-//! | C1 | an order at the venue with our kind of id that has no row here, or a different one | lost |
+//! | C1 | an order at the venue with our kind of id that has no row here, or a different one, or that was sent without one | lost |
 //! | C2 | a fill that only one of the two knows, or knows differently | lost |
 //! | C3 | a status or filled quantity that differs, or is not the sum of the fills | lost |
 //! | C4 | an order that nobody resolved | lost |

@@ -251,6 +251,22 @@ fn c1_finds_an_order_that_is_different_at_the_venue() {
 }
 
 #[test]
+fn c1_finds_an_order_that_was_sent_before_its_row_was_committed() {
+    // The row is there by now, which is what makes this worth a look at the moment of sending.
+    let report = doctored(|venue, ours| {
+        let mut events = history();
+        events.push(Event::Order(order(3, Status::Sending)));
+        events.push(Event::Order(Order { version: 2, ..order(3, Status::Rejected) }));
+        *ours = account(events);
+        let refusal = "-9000 order was sent before its row was committed".to_owned();
+        venue.posts.push(Post { accepted: false, reason: Some(refusal), ..post(3) });
+    });
+    let text = only(&report, &[1]);
+    let sentence = format!("order {} was sent before its row was committed", id(3));
+    assert!(text.contains(&sentence) && text.ends_with("lost 1, doubled 0"), "{text}");
+}
+
+#[test]
 fn c1_leaves_foreign_orders_alone() {
     let report = doctored(|venue, _| {
         let foreign =

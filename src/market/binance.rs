@@ -26,7 +26,7 @@ pub(super) struct BinanceFeed {
 impl BinanceFeed {
     /// Prepares the feed. Nothing is sent yet.
     pub(super) fn new(config: &BinanceConfig, symbols: &[Symbol]) -> Result<Self, rustls::Error> {
-        let tls = tls_for(&[&config.ws_stream_url])?.map(Arc::new);
+        let tls = Arc::new(tls_for(&[&config.ws_stream_url])?);
         let silence = Duration::from_millis(config.silence_ms);
         let streams: Vec<String> = symbols
             .iter()

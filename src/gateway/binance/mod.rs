@@ -86,14 +86,16 @@ struct Shared {
     symbols: Vec<Symbol>,
 }
 
-/// TLS as this machine trusts it, if one of these URLs needs it.
-pub(crate) fn tls_for(urls: &[&str]) -> Result<Option<rustls::ClientConfig>, rustls::Error> {
-    if !urls.iter().any(|url| url.starts_with("https:") || url.starts_with("wss:")) {
-        return Ok(None);
-    }
+/// TLS as this machine trusts it. If none of these URLs needs it, nobody is trusted.
+pub(crate) fn tls_for(urls: &[&str]) -> Result<rustls::ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(Some(builder.with_platform_verifier()?.with_no_client_auth()))
+    let builder = if urls.iter().any(|url| url.starts_with("https:") || url.starts_with("wss:")) {
+        builder.with_platform_verifier()?
+    } else {
+        builder.with_root_certificates(rustls::RootCertStore::empty())
+    };
+    Ok(builder.with_no_client_auth())
 }
 
 impl BinanceVenue {
@@ -108,7 +110,7 @@ impl BinanceVenue {
         let clock = Arc::new(VenueClock::new(clock, window.absence_margin));
         let rest = Rest::new(&config.rest_url, tls.clone(), window, clock, config.weight_reserve_percent)?;
         let dialer = Dialer {
-            tls: tls.map(Arc::new),
+            tls: Arc::new(tls),
             connect_timeout: window.request_timeout,
             silence: Duration::from_millis(config.silence_ms),
         };

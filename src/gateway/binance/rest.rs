@@ -77,12 +77,12 @@ impl Drop for Admitted<'_> {
 impl Rest {
     pub(super) fn new(
         base: &str,
-        tls: Option<rustls::ClientConfig>,
+        tls: rustls::ClientConfig,
         window: RequestWindow,
         clock: Arc<VenueClock>,
         reserve_percent: u32,
     ) -> Result<Self, reqwest::Error> {
-        let mut builder = Client::builder()
+        let builder = Client::builder()
             .http1_only()
             .tcp_nodelay(true)
             .retry(retry::never())
@@ -90,10 +90,8 @@ impl Rest {
             .referer(false)
             .no_proxy()
             // Half of the time is left for the answer; a connect that fails by then is certain not to have sent.
-            .connect_timeout(window.request_timeout / 2);
-        if let Some(tls) = tls {
-            builder = builder.tls_backend_preconfigured(tls);
-        }
+            .connect_timeout(window.request_timeout / 2)
+            .tls_backend_preconfigured(tls);
         let weights = Mutex::new(Weights::new(reserve_percent));
         Ok(Self { http: builder.build()?, base: base.trim_end_matches('/').to_owned(), window, clock, weights })
     }

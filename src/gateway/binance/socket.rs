@@ -36,17 +36,17 @@ impl From<tungstenite::Error> for SocketError {
     }
 }
 
-/// How sockets are opened: over TLS with this, or in the clear to loopback addresses.
+/// How sockets are opened.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
     pub(crate) connect_timeout: Duration,
     pub(crate) silence: Duration,
 }
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("tls", &self.tls.is_some()).field("silence", &self.silence).finish_non_exhaustive()
+        f.debug_struct("Dialer").field("silence", &self.silence).finish_non_exhaustive()
     }
 }
 
@@ -65,7 +65,7 @@ impl Dialer {
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(2 * MAX_MESSAGE);
-        let connector = self.tls.clone().map_or(Connector::Plain, Connector::Rustls);
+        let connector = Connector::Rustls(Arc::clone(&self.tls));
         let connecting = connect_async_tls_with_config(url, Some(config), true, Some(connector));
         let (socket, _) = timeout(self.connect_timeout, connecting).await.map_err(|_| SocketError::Timeout)??;
         Ok(Line { socket, heard: Instant::now(), silence: self.silence })
