@@ -19,8 +19,12 @@ use crate::tally::Tally;
 const ROUNDS_AT_HOME: u64 = 60;
 /// How long an end by SIGTERM may take: the configured stop budget.
 const BUDGET: Duration = Duration::from_millis(9_500);
+/// How long a recovery may take.
+const READY_WITHIN: Duration = Duration::from_secs(15);
 /// The latest of the random moments.
 const MOMENT_MOST_US: u64 = 200_000;
+/// A second SIGTERM cut the drain short.
+const FORCED: Exit = Exit::Code(128 + 15);
 const LEASE_TTL_MS: u64 = 3_000;
 /// How many orders may pass a point before one is held there.
 const PASSES_MOST: u64 = 6;
@@ -78,7 +82,7 @@ impl Lane {
         let mut work = self.home.start_work(&server, self.random.below(u64::MAX));
         self.end(end, server, &context).await;
         work.shutdown().await;
-        let recovery = self.recover(end, &context).await;
+        let recovery = self.recover(&context).await;
         self.tally.survived(end.name(), end.kills(), recovery);
         self.next = self.tally.next_round();
     }
@@ -198,7 +202,7 @@ impl Lane {
     }
 
     /// The next start, and the verdict.
-    async fn recover(&mut self, end: End, context: &str) -> Duration {
+    async fn recover(&mut self, context: &str) -> Duration {
         let started = Instant::now();
         let mut server = self.home.installation.spawn();
         server.wait_listening().await;
@@ -208,12 +212,16 @@ impl Lane {
         }
         self.home.venue.set_faults(&json!({})).await;
         self.home.installation.admit(&mut server);
-        server.wait_ready().await;
+        if !server.becomes_ready(READY_WITHIN).await {
+            let status = server.admin().get("/status").await.map(|answer| answer.json());
+            let kept = self.home.installation.keep();
+            panic!("{context}: not ready again; kept in {}\n{status:#?}\n{}", kept.display(), server.stderr());
+        }
         let recovery = started.elapsed();
         let verdict = self.home.installation.audit_at(&self.home.venue, Some(self.home.load.path())).await;
         if !verdict.is_clean() {
             let kept = self.home.installation.keep();
-            panic!("{context} ({end:?}); kept in {}\n{}\n{}", kept.display(), verdict.text, server.stderr());
+            panic!("{context}; kept in {}\n{}\n{}", kept.display(), verdict.text, server.stderr());
         }
         self.server = Some(server);
         recovery
@@ -237,7 +245,8 @@ impl Lane {
 /// The end of a shutdown: in time, with a code that says what it was like.
 async fn stopped(server: &mut Server, context: &str) {
     let exit = server.wait_exit(BUDGET).await;
-    assert!(exit == CLEAN || exit == UNCLEAN, "{context}: {exit:?}\n{}\n{}", server.stdout(), server.stderr());
+    let told = [CLEAN, UNCLEAN, FORCED].contains(&exit);
+    assert!(told, "{context}: {exit:?}\n{}\n{}", server.stdout(), server.stderr());
 }
 
 impl Home {

@@ -245,6 +245,11 @@ impl Server {
         self.process.thaw().unwrap();
     }
 
+    /// Whether it calls itself ready within this time.
+    pub(crate) async fn becomes_ready(&mut self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.wait_ready()).await.is_ok()
+    }
+
     /// The admin token, if this start has shown one.
     fn token_shown(&self) -> Option<String> {
         let prefix = "admin token (shown once): ";

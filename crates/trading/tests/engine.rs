@@ -212,6 +212,25 @@ fn after_a_restart_absence_is_proven_by_the_new_clock_whatever_the_old_one_said(
     }
 }
 
+/// A venue counts requests: a grid of two hundred orders must not cost two hundred of them at each start.
+#[test]
+fn resting_orders_are_recovered_by_one_list_and_only_those_it_lacks_are_asked_for() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    for key in ["a", "b", "c", "d"] {
+        world.outcome(key, buy(robot, limit("90"), None));
+    }
+    let ids: Vec<ClientOrderId> = world.venue.posts.clone();
+    world.venue.end(&ids[2], VenueStatus::Canceled);
+    world.crash();
+    assert!(!world.pending.iter().any(|effect| matches!(effect, Effect::Query { .. })), "{:?}", world.pending);
+    assert!(!world.engine.is_ready());
+    world.settle();
+    assert!(world.engine.is_ready());
+    let statuses: Vec<Status> = ids.iter().map(|id| world.orders()[id].status).collect();
+    assert_eq!(statuses, [Status::Open, Status::Open, Status::Canceled, Status::Open]);
+}
+
 #[test]
 fn fills_that_happened_while_the_process_was_dead_are_booked_at_the_start() {
     let mut world = World::new();

@@ -123,8 +123,13 @@ impl Engine {
                     now,
                 );
             }
-            if !status.is_terminal() && status != Status::Intent {
-                self.recovery.orders.insert(client_id.clone());
+            if status.is_terminal() || status == Status::Intent {
+                continue;
+            }
+            self.recovery.orders.insert(client_id.clone());
+            // One list tells of all that rest; those it does not name are asked for when it is here.
+            let rests = matches!(status, Status::Open | Status::Partial);
+            if !rests || matches!(cancel, CancelState::Sent | CancelState::Unknown) {
                 self.ask(&client_id, now);
             }
         }
