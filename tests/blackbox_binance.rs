@@ -98,10 +98,8 @@ impl World {
         let secret = installation.scratch("secret");
         let mut file = std::fs::OpenOptions::new().create(true).write(true).mode(0o600).open(&secret).unwrap();
         file.write_all(SECRET.as_bytes()).unwrap();
-        let account = format!(
-            "[{{label: main, venue: binance, api_key: {API_KEY}, secret_file: {}}}]",
-            secret.display()
-        );
+        let account =
+            format!("[{{label: main, venue: binance, api_key: {API_KEY}, secret_file: {}}}]", secret.display());
         for (name, value) in WINDOW {
             installation.set(name, value);
         }
@@ -139,7 +137,10 @@ impl World {
         let output = within(LIMIT + LIMIT, "main audit ends", command.output()).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let report: Value = serde_json::from_str(&text).unwrap_or_default();
-        assert!(report["counts"]["orders"].as_u64().is_some_and(|orders| orders > 0), "{context}: nothing to audit: {text}");
+        assert!(
+            report["counts"]["orders"].as_u64().is_some_and(|orders| orders > 0),
+            "{context}: nothing to audit: {text}"
+        );
         assert_eq!(output.status.code(), Some(0), "{context}: {text}{}", String::from_utf8_lossy(&output.stderr));
     }
 

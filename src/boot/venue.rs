@@ -80,7 +80,7 @@ async fn run(config: Config, options: VenueOptions) -> Result<Report, BootError>
     let data_dir = DataDir::open(&config.data_dir)?;
     let started = handle.until_shutdown(start(&config, options, &data_dir, &handle, phases)).await;
     let failed = match started {
-        Ok(Ok(())) | Ok(Err(BootError::Stopped)) | Err(_) => None,
+        Ok(Ok(()) | Err(BootError::Stopped)) | Err(_) => None,
         Ok(Err(error)) => Some(error),
     };
     if let Some(error) = &failed {
@@ -88,13 +88,11 @@ async fn run(config: Config, options: VenueOptions) -> Result<Report, BootError>
     }
     let report = coordinator.run().await;
     drop(data_dir);
-    match failed {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "the venue stopped");
-            Ok(report)
-        }
+    if let Some(error) = failed {
+        return Err(error);
     }
+    tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "the venue stopped");
+    Ok(report)
 }
 
 async fn start(
@@ -115,7 +113,7 @@ async fn start(
         recv_window: ms(config.venue.recv_window_ms),
         latency: ms(config.venue.paper.latency_ms),
         limits,
-        witness: witness.map(|path| Arc::new(SqliteWitness::new(&path)) as Arc<dyn Witness>),
+        witness: witness.map(|path| -> Arc<dyn Witness> { Arc::new(SqliteWitness::new(&path)) }),
     };
     let made = Binance::new(paper.host().clone(), options, &requests);
     let (binance, writer) = made.map_err(|source| BootError::DataDir { path: requests, source })?;
@@ -135,7 +133,12 @@ async fn start(
     controls.serve_unix(socket).map_err(stop)?;
     let server = Server::new(handle, phases.stop_accepting, binance.router());
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
-    server.connection_limit(CONNECTIONS).idle_timeout(Duration::MAX).linger(LINGER).serve_tcp(listener).map_err(stop)?;
+    server
+        .connection_limit(CONNECTIONS)
+        .idle_timeout(Duration::MAX)
+        .linger(LINGER)
+        .serve_tcp(listener)
+        .map_err(stop)?;
     handle
         .on(phases.stop_accepting, "requests and websockets", move |_| {
             binance.close();
@@ -179,12 +182,7 @@ fn blocking(
     handle.spawn(phases.close_venue, name, running).map(drop).map_err(|_| BootError::Stopped)
 }
 
-fn move_market(
-    config: &Config,
-    venue: &PaperVenue,
-    handle: &ShutdownHandle,
-    phases: Phases,
-) -> Result<(), BootError> {
+fn move_market(config: &Config, venue: &PaperVenue, handle: &ShutdownHandle, phases: Phases) -> Result<(), BootError> {
     let (runner, _hub) = MarketRunner::open(&config.market, &config.venue.binance, Clock::start())?;
     let (venue, stop) = (venue.clone(), handle.token(phases.close_venue));
     let running = async move {

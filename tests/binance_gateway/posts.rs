@@ -136,7 +136,10 @@ async fn a_kept_alive_connection_that_dies_carries_an_order_once_or_not_at_all()
             other => panic!("round {round}: {other:?}"),
         }
         let kept_alive = server.seen("GET /api/v3/openOrders").last().unwrap().connection;
-        assert!(round % 2 == 0 || posts[0].connection == kept_alive, "round {round}: the connection was not used again");
+        assert!(
+            round % 2 == 0 || posts[0].connection == kept_alive,
+            "round {round}: the connection was not used again"
+        );
     }
 }
 

@@ -276,8 +276,7 @@ impl Home {
         let mut work = JoinSet::new();
         let turn = Arc::new(AtomicU64::new(seed % 1_000));
         for _ in 0..SENDERS {
-            let (load, client, robot, turn) =
-                (self.load.clone(), server.client(), self.robot.id, Arc::clone(&turn));
+            let (load, client, robot, turn) = (self.load.clone(), server.client(), self.robot.id, Arc::clone(&turn));
             work.spawn(async move {
                 // Four senders that never pause leave a machine with two cores no time for anything else.
                 let mut pace = interval(Duration::from_millis(5));

@@ -16,7 +16,8 @@ const WAIT: Duration = Duration::from_secs(20);
 /// last event, both of one moment.
 fn take_lease(database: &Connection) -> (i64, i64) {
     let transaction = rusqlite::Transaction::new_unchecked(database, TransactionBehavior::Immediate).unwrap();
-    let taken = "UPDATE hg_trading_lease SET owner = 'successor', epoch = epoch + 1 WHERE name = 'account/1' RETURNING epoch";
+    let taken =
+        "UPDATE hg_trading_lease SET owner = 'successor', epoch = epoch + 1 WHERE name = 'account/1' RETURNING epoch";
     let epoch = transaction.query_row(taken, [], |row| row.get(0)).unwrap();
     let last = "SELECT max(seq) FROM hg_trading_event WHERE account = 1";
     let last = transaction.query_row(last, [], |row| row.get(0)).unwrap();
@@ -58,7 +59,10 @@ async fn a_server_whose_lease_was_taken_commits_and_sends_nothing_under_the_old_
         let next = eventually(WAIT, "somebody commits again", async || event_after(&database, last)).await;
         let next: serde_json::Value = serde_json::from_str(&next).unwrap();
         let started = next["epoch"].as_i64().filter(|_| next["event"] == "started");
-        assert!(started.is_some_and(|started| started > epoch), "after epoch {epoch} was taken, this was committed: {next}");
+        assert!(
+            started.is_some_and(|started| started > epoch),
+            "after epoch {epoch} was taken, this was committed: {next}"
+        );
         let answered = load.answered();
         // It works again, under its new epoch.
         let works = async || (load.answered() > answered).then_some(());

@@ -91,8 +91,17 @@ impl Tally {
         self.bar.finish_and_clear();
         let mut counts = self.counts();
         let took = self.started.elapsed();
-        eprintln!("seed {}: {} rounds, {} kills in {:.0} s; lost 0, doubled 0", self.seed, counts.rounds, counts.kills, took.as_secs_f64());
-        eprintln!("{} signals sent, {} answered; {} orders, {} fills", counts.sent, counts.answered, counts.orders, counts.fills);
+        eprintln!(
+            "seed {}: {} rounds, {} kills in {:.0} s; lost 0, doubled 0",
+            self.seed,
+            counts.rounds,
+            counts.kills,
+            took.as_secs_f64()
+        );
+        eprintln!(
+            "{} signals sent, {} answered; {} orders, {} fills",
+            counts.sent, counts.answered, counts.orders, counts.fills
+        );
         counts.recovery.sort_unstable();
         let at = |share: usize| counts.recovery.get(counts.recovery.len() * share / 100).copied().unwrap_or_default();
         eprintln!("from the start to ready: half within {:?}, 99 of 100 within {:?}", at(50), at(99));

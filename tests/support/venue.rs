@@ -17,6 +17,7 @@ const API_KEY: &str = "keyOfTheTests";
 const SECRET: &str = "secretOfTheTests";
 
 /// `main venue`, with its ledger, its keys, and a look into the server's database.
+/// No limit of requests: a server that starts a hundred times a minute would spend a day's worth.
 pub(crate) struct Venue {
     process: Process,
     directory: PathBuf,
@@ -46,7 +47,8 @@ impl Venue {
     ) -> (Process, SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
         command
-            .args(["venue", "--allow-faults", "--bind", &bind.to_string(), "--data-dir"])
+            .args(["venue", "--allow-faults", "--weight-limit", "100000000", "--order-limit", "100000000"])
+            .args(["--bind", &bind.to_string(), "--data-dir"])
             .arg(directory)
             .args(["--key", &format!("{ACCOUNT}:{API_KEY}:{SECRET}"), "--witness"])
             .arg(witness)
@@ -71,8 +73,7 @@ impl Venue {
     pub(crate) async fn crash(&mut self) {
         let exit = self.process.kill().await.unwrap();
         assert_eq!(exit, Exit::Signal(9), "the venue ended otherwise");
-        (self.process, self.address) =
-            Self::spawn(&self.directory, &self.witness, &self.settings, self.address).await;
+        (self.process, self.address) = Self::spawn(&self.directory, &self.witness, &self.settings, self.address).await;
     }
 
     /// SIGTERM, and a clean end.

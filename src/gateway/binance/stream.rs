@@ -119,7 +119,11 @@ impl Account {
     async fn subscribe(&self) -> Result<Line, SubscribeError> {
         let subscribing = async {
             // A ban holds for every door of the venue.
-            self.venue.rest.wait_for_budget(Class::Resolve, 2).await.map_err(|busy| SubscribeError::Refused(busy.to_string()))?;
+            self.venue
+                .rest
+                .wait_for_budget(Class::Resolve, 2)
+                .await
+                .map_err(|busy| SubscribeError::Refused(busy.to_string()))?;
             let mut line = self.venue.dialer.dial(&self.venue.ws_api_url).await?;
             line.send(self.subscription()?).await?;
             loop {

@@ -95,8 +95,7 @@ pub(super) fn order_params(order: &NewOrder) -> Vec<(&'static str, String)> {
         OrderKind::PostOnly { .. } => ("LIMIT_MAKER", None, None),
         OrderKind::StopLimit { stop_price, .. } => ("STOP_LOSS_LIMIT", Some(tif), Some(stop_price)),
     };
-    let mut params =
-        vec![("symbol", order.symbol.to_string()), ("side", side.to_owned()), ("type", kind.to_owned())];
+    let mut params = vec![("symbol", order.symbol.to_string()), ("side", side.to_owned()), ("type", kind.to_owned())];
     params.extend(tif.map(|tif| ("timeInForce", tif.to_owned())));
     params.push(("quantity", order.qty.to_string()));
     params.extend(order.kind.price().map(|price| ("price", price.to_string())));
@@ -177,7 +176,10 @@ impl OrderRow {
 /// One of ours that cannot be read spoils the whole.
 pub(super) fn reports(rows: &[OrderRow]) -> Result<Vec<OrderReport>, Unreadable> {
     let readable = rows.iter().map(|row| (row, row.report()));
-    readable.filter(|(row, report)| report.is_ok() || row.client_id().has_our_shape()).map(|(_, report)| report).collect()
+    readable
+        .filter(|(row, report)| report.is_ok() || row.client_id().has_our_shape())
+        .map(|(_, report)| report)
+        .collect()
 }
 
 /// `myTrades`: it names the order by the venue's number only.

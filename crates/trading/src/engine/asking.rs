@@ -63,7 +63,8 @@ impl Engine {
         let due: Vec<ClientOrderId> =
             self.asking.iter().filter(|(_, a)| !a.in_flight && a.next_at <= now).map(|(id, _)| id.clone()).collect();
         for client_id in due {
-            let Some((symbol, deadline)) = self.order(&client_id).map(|o| (o.symbol.clone(), self.deadline_of(o))) else {
+            let Some((symbol, deadline)) = self.order(&client_id).map(|o| (o.symbol.clone(), self.deadline_of(o)))
+            else {
                 self.asking.remove(&client_id);
                 continue;
             };
