@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use trading::time::Timestamp;
 
-/// Until `exchangeInfo` says otherwise.
-const DEFAULT_WEIGHT: u32 = 6_000;
+/// Until `exchangeInfo` says it. A guess that is too low would keep us from asking.
+const UNKNOWN_LIMIT: u32 = u32::MAX;
 const MINUTE: Duration = Duration::from_secs(60);
 /// When the venue forbids everything and does not say for how long: the shortest ban that it documents.
 const DEFAULT_BAN: Duration = Duration::from_secs(120);
@@ -62,7 +62,7 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn new(reserve_percent: u32) -> Self {
         Self {
-            limit: DEFAULT_WEIGHT,
+            limit: UNKNOWN_LIMIT,
             reserve_percent: reserve_percent.min(100),
             window: i64::MIN,
             used: 0,
