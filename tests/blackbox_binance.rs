@@ -96,12 +96,10 @@ impl World {
         let mut installation = Installation::new();
         let (exchange, address) = Exchange::start(&installation, "127.0.0.1:0", witness).await;
         let secret = installation.scratch("secret");
-        let mut file = std::fs::OpenOptions::new().create(true).write(true).mode(0o600).open(&secret).unwrap();
+        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&secret).unwrap();
         file.write_all(SECRET.as_bytes()).unwrap();
-        let account = format!(
-            "[{{label: main, venue: binance, api_key: {API_KEY}, secret_file: {}}}]",
-            secret.display()
-        );
+        let account =
+            format!("[{{label: main, venue: binance, api_key: {API_KEY}, secret_file: {}}}]", secret.display());
         for (name, value) in WINDOW {
             installation.set(name, value);
         }
@@ -139,7 +137,10 @@ impl World {
         let output = within(LIMIT + LIMIT, "main audit ends", command.output()).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let report: Value = serde_json::from_str(&text).unwrap_or_default();
-        assert!(report["counts"]["orders"].as_u64().is_some_and(|orders| orders > 0), "{context}: nothing to audit: {text}");
+        assert!(
+            report["counts"]["orders"].as_u64().is_some_and(|orders| orders > 0),
+            "{context}: nothing to audit: {text}"
+        );
         assert_eq!(output.status.code(), Some(0), "{context}: {text}{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -345,7 +346,7 @@ async fn foreign_cancel(address: &str, client_id: &str) {
     let params = format!("symbol=BTCUSDT&origClientOrderId={client_id}&timestamp={now}");
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let tag = hmac::sign(&key, params.as_bytes());
-    let signature: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let signature = tag.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let request = format!(
         "DELETE /api/v3/order?{params}&signature={signature} HTTP/1.1\r\nHost: {address}\r\nX-MBX-APIKEY: {API_KEY}\r\n\
          Connection: close\r\n\r\n"

@@ -59,7 +59,7 @@ fn help_names_every_command_and_every_exit_code() {
     let output = main_in(dir.path(), &["--help"]);
     ends_with(&output, 0);
     let text = stdout(&output);
-    for command in ["http", "migrate", "check", "audit", "status", "replay"] {
+    for command in ["http", "migrate", "check", "audit", "status", "venue", "replay"] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is missing in:\n{text}");
     }
     for code in hotgo::cli::ExitCode::ALL {

@@ -24,9 +24,9 @@ use crate::auth::{Authenticator, Secret};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
-use crate::gateway::{Gateway, RequestWindow};
 use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
+use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
@@ -417,7 +417,8 @@ impl Venues {
                 Ok(Arc::new(gateway))
             }
             (BINANCE, _, Some(binance)) => {
-                let (key, file) = (api_key.as_deref().unwrap_or_default(), secret_file.as_deref().unwrap_or(Path::new("")));
+                let (key, file) =
+                    (api_key.as_deref().unwrap_or_default(), secret_file.as_deref().unwrap_or(Path::new("")));
                 let credentials = Credentials::load(key, file).map_err(|error| BootError::Setting {
                     key: "trading.accounts[].secret_file",
                     problem: format!("{}: {error}", file.display()),

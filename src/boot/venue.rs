@@ -135,7 +135,12 @@ async fn start(
     controls.serve_unix(socket).map_err(stop)?;
     let server = Server::new(handle, phases.stop_accepting, binance.router());
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
-    server.connection_limit(CONNECTIONS).idle_timeout(Duration::MAX).linger(LINGER).serve_tcp(listener).map_err(stop)?;
+    server
+        .connection_limit(CONNECTIONS)
+        .idle_timeout(Duration::MAX)
+        .linger(LINGER)
+        .serve_tcp(listener)
+        .map_err(stop)?;
     handle
         .on(phases.stop_accepting, "requests and websockets", move |_| {
             binance.close();
@@ -179,12 +184,7 @@ fn blocking(
     handle.spawn(phases.close_venue, name, running).map(drop).map_err(|_| BootError::Stopped)
 }
 
-fn move_market(
-    config: &Config,
-    venue: &PaperVenue,
-    handle: &ShutdownHandle,
-    phases: Phases,
-) -> Result<(), BootError> {
+fn move_market(config: &Config, venue: &PaperVenue, handle: &ShutdownHandle, phases: Phases) -> Result<(), BootError> {
     let (runner, _hub) = MarketRunner::open(&config.market, &config.venue.binance, Clock::start())?;
     let (venue, stop) = (venue.clone(), handle.token(phases.close_venue));
     let running = async move {

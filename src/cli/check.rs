@@ -76,8 +76,7 @@ struct AccountLine {
 /// Reads the accounts' secrets, so that one that cannot be used shows here and not at the start. Nothing is sent.
 fn accounts(config: &Config) -> Result<Vec<AccountLine>, Failure> {
     let read = |(index, account): (usize, &crate::config::AccountConfig)| {
-        let mut line =
-            AccountLine { label: account.label.clone(), venue: account.venue.clone(), key: None, url: None };
+        let mut line = AccountLine { label: account.label.clone(), venue: account.venue.clone(), key: None, url: None };
         if account.venue == BINANCE {
             let file = account.secret_file.as_deref().unwrap_or(Path::new(""));
             let api_key = account.api_key.as_deref().unwrap_or_default();

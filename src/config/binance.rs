@@ -63,8 +63,7 @@ pub(super) fn secret_file_fault(path: &Path) -> Option<String> {
         return Some("is not a file; name the file that holds the secret".to_owned());
     }
     let mode = metadata.permissions().mode() & 0o777;
-    (mode & 0o077 != 0)
-        .then(|| format!("others can read it (mode {mode:04o}); run: chmod 600 {}", path.display()))
+    (mode & 0o077 != 0).then(|| format!("others can read it (mode {mode:04o}); run: chmod 600 {}", path.display()))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use trading::time::Timestamp;
 use venue::feed::replay::{FeedError, Replay};
 use venue::feed::synthetic::{Synthetic, SyntheticSymbol};
 
-pub use self::runner::{MarketHub, MarketRunner};
 use self::binance::BinanceFeed;
+pub use self::runner::{MarketHub, MarketRunner};
 use crate::config::{BinanceConfig, MarketConfig, MarketSource, SymbolConfig};
 
 /// Why there is no market data.

@@ -67,11 +67,7 @@ impl MarketRunner {
     /// Opens the configured feed. `now` is the clock that the events are stamped with.
     ///
     /// `binance` says where that source is found.
-    pub fn open(
-        config: &MarketConfig,
-        binance: &BinanceConfig,
-        now: Clock,
-    ) -> Result<(Self, MarketHub), MarketError> {
+    pub fn open(config: &MarketConfig, binance: &BinanceConfig, now: Clock) -> Result<(Self, MarketHub), MarketError> {
         let (feed, speed) = Feed::open(config, binance, now.now())?;
         let events = broadcast::Sender::new(EVENTS);
         let (finished, finished_receiver) = watch::channel(false);

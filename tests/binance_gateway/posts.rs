@@ -36,7 +36,8 @@ async fn an_accepted_order_is_posted_once_signed_over_exactly_what_was_sent() {
     assert!(post.head.contains("application/x-www-form-urlencoded"), "{}", post.head);
     let (payload, signature) = post.body.rsplit_once("&signature=").unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    let expected: String = hmac::sign(&key, payload.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let tag = hmac::sign(&key, payload.as_bytes());
+    let expected = tag.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(signature, expected);
     assert_eq!(post.param("recvWindow").unwrap(), "2000");
     assert_eq!(post.param("newClientOrderId").unwrap(), OURS);
@@ -136,7 +137,10 @@ async fn a_kept_alive_connection_that_dies_carries_an_order_once_or_not_at_all()
             other => panic!("round {round}: {other:?}"),
         }
         let kept_alive = server.seen("GET /api/v3/openOrders").last().unwrap().connection;
-        assert!(round % 2 == 0 || posts[0].connection == kept_alive, "round {round}: the connection was not used again");
+        assert!(
+            round % 2 == 0 || posts[0].connection == kept_alive,
+            "round {round}: the connection was not used again"
+        );
     }
 }
 

@@ -163,7 +163,8 @@ async fn read_request(socket: &mut TcpStream, buffer: &mut Vec<u8>, connection: 
     loop {
         let text = String::from_utf8_lossy(buffer).into_owned();
         if let Some((head, rest)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let length =
+                head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
             let length: usize = length.unwrap_or(0);
             if rest.len() >= length {
                 let request = Request {

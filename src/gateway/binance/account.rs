@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
-use trading::exchange::{
-    CancelResult, Fill, NewOrder, OrderReport, QueryResult, SendResult, VenueBalance,
-};
+use trading::exchange::{CancelResult, Fill, NewOrder, OrderReport, QueryResult, SendResult, VenueBalance};
 use trading::ids::{ClientOrderId, TradeId, VenueOrderId};
 use trading::market::{Asset, Symbol, SymbolInfo};
 
@@ -193,7 +191,8 @@ impl Account {
             };
             if let Some(row) = rows.iter().find(|row| row.client_id() == *client_id) {
                 let found = self.named(client_id, row);
-                return found.map_or_else(|error| QueryResult::Failed { reason: error.to_string() }, QueryResult::Found);
+                return found
+                    .map_or_else(|error| QueryResult::Failed { reason: error.to_string() }, QueryResult::Found);
             }
         }
         QueryResult::NotFound { thorough: true }
@@ -202,7 +201,9 @@ impl Account {
     pub(super) async fn open_orders(&self) -> Result<Vec<OrderReport>, GatewayError> {
         let rows: Vec<OrderRow> = self.call(Method::GET, OPEN_ORDERS, Vec::new(), (Class::Read, 80)).await?;
         let reports = wire::reports(&rows)?;
-        reports.iter().for_each(|report| self.note_name(report));
+        for report in &reports {
+            self.note_name(report);
+        }
         Ok(reports)
     }
 
@@ -218,8 +219,7 @@ impl Account {
         let fetching = async {
             let params =
                 vec![("symbol", symbol.to_string()), ("fromId", from.to_string()), ("limit", limit.to_string())];
-            let rows: Vec<TradeRow> =
-                self.call(Method::GET, "/api/v3/myTrades", params, (Class::Read, 20)).await?;
+            let rows: Vec<TradeRow> = self.call(Method::GET, "/api/v3/myTrades", params, (Class::Read, 20)).await?;
             self.learn_names(symbol, &rows).await?;
             let names = lock(&self.names);
             let mut fills = Vec::with_capacity(rows.len());

@@ -179,7 +179,8 @@ const ENGINE_REJECTS: &[&str] = &[
 ];
 
 /// Messages of a refused cancel that are about the account and not about the order.
-const MAY_NOT_CANCEL: &[&str] = &["This action is disabled on this account", "This account may not place or cancel orders"];
+const MAY_NOT_CANCEL: &[&str] =
+    &["This action is disabled on this account", "This account may not place or cancel orders"];
 
 /// Whether the order was rejected for good. A duplicate was not: an order of this id is there.
 fn rejected_by_engine(code: i32, message: &str) -> bool {

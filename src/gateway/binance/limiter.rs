@@ -10,11 +10,11 @@ use trading::time::Timestamp;
 
 /// Until `exchangeInfo` says otherwise.
 const DEFAULT_WEIGHT: u32 = 6_000;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// When the venue forbids everything and does not say for how long: the shortest ban that it documents.
-const DEFAULT_BAN: Duration = Duration::from_secs(120);
+const DEFAULT_BAN: Duration = Duration::from_mins(2);
 /// Nobody is banned for longer ("from 2 minutes to 3 days").
-const LONGEST_BAN: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+const LONGEST_BAN: Duration = Duration::from_hours(72);
 /// `Retry-After` is in whole seconds, and our view of the venue's clock not exact.
 const BAN_MARGIN: Duration = Duration::from_secs(1);
 

@@ -37,10 +37,10 @@ use trading::ids::{ClientOrderId, TradeId};
 use trading::market::{Symbol, SymbolInfo};
 use trading::time::Timestamp;
 
-pub use self::sign::{Credentials, SecretError};
 use self::account::Account;
 use self::limiter::Class;
 use self::rest::{Call, Rest};
+pub use self::sign::{Credentials, SecretError};
 use self::socket::Dialer;
 use self::stream::Subscription;
 use self::time::VenueClock;

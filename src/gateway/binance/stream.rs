@@ -119,7 +119,11 @@ impl Account {
     async fn subscribe(&self) -> Result<Line, SubscribeError> {
         let subscribing = async {
             // A ban holds for every door of the venue.
-            self.venue.rest.wait_for_budget(Class::Resolve, 2).await.map_err(|busy| SubscribeError::Refused(busy.to_string()))?;
+            self.venue
+                .rest
+                .wait_for_budget(Class::Resolve, 2)
+                .await
+                .map_err(|busy| SubscribeError::Refused(busy.to_string()))?;
             let mut line = self.venue.dialer.dial(&self.venue.ws_api_url).await?;
             line.send(self.subscription()?).await?;
             loop {
@@ -204,7 +208,7 @@ impl<'a> Session<'a> {
                 () = at(old_until) => self.old = None,
                 successor = result_of(&mut self.successor) => self.succeed(successor),
                 () = sleep_until(self.rotate_at), if self.successor.is_none() => self.rotate(),
-                list = result_of(&mut self.list) => self.listed(list),
+                list = result_of(&mut self.list) => self.listed(list.ok().as_deref()),
                 () = sleep_until(self.list_at), if self.list.is_none() => {
                     self.list = Some(Box::pin(self.account.open_orders()));
                 }
@@ -268,13 +272,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn listed(&mut self, list: Result<Vec<OrderReport>, GatewayError>) {
+    /// A list that could not be had proves nothing; the next one is due as always.
+    fn listed(&mut self, list: Option<&[OrderReport]>) {
         self.list = None;
-        let contradiction = match &list {
-            Ok(list) => self.beliefs.listed(list),
-            // A list that could not be had proves nothing; the next one is due as always.
-            Err(_) => None,
-        };
+        let contradiction = list.and_then(|list| self.beliefs.listed(list));
         let reconcile = self.account.venue.reconcile;
         let wait = if self.beliefs.suspects() { CONFIRM.min(reconcile) } else { reconcile };
         self.list_at = Instant::now() + wait;

@@ -95,8 +95,7 @@ pub(super) fn order_params(order: &NewOrder) -> Vec<(&'static str, String)> {
         OrderKind::PostOnly { .. } => ("LIMIT_MAKER", None, None),
         OrderKind::StopLimit { stop_price, .. } => ("STOP_LOSS_LIMIT", Some(tif), Some(stop_price)),
     };
-    let mut params =
-        vec![("symbol", order.symbol.to_string()), ("side", side.to_owned()), ("type", kind.to_owned())];
+    let mut params = vec![("symbol", order.symbol.to_string()), ("side", side.to_owned()), ("type", kind.to_owned())];
     params.extend(tif.map(|tif| ("timeInForce", tif.to_owned())));
     params.push(("quantity", order.qty.to_string()));
     params.extend(order.kind.price().map(|price| ("price", price.to_string())));
@@ -177,7 +176,10 @@ impl OrderRow {
 /// One of ours that cannot be read spoils the whole.
 pub(super) fn reports(rows: &[OrderRow]) -> Result<Vec<OrderReport>, Unreadable> {
     let readable = rows.iter().map(|row| (row, row.report()));
-    readable.filter(|(row, report)| report.is_ok() || row.client_id().has_our_shape()).map(|(_, report)| report).collect()
+    readable
+        .filter(|(row, report)| report.is_ok() || row.client_id().has_our_shape())
+        .map(|(_, report)| report)
+        .collect()
 }
 
 /// `myTrades`: it names the order by the venue's number only.
@@ -258,7 +260,8 @@ pub(super) struct ExchangeInfo {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RateLimit {
-    rate_limit_type: String,
+    #[serde(rename = "rateLimitType")]
+    kind: String,
     interval: String,
     interval_num: u32,
     limit: u32,
@@ -300,15 +303,16 @@ enum Filter {
 impl ExchangeInfo {
     /// The weight of a minute, if the venue limits it.
     pub(super) fn weight_limit(&self) -> Option<u32> {
-        let mut minute = self.rate_limits.iter().filter(|limit| {
-            limit.rate_limit_type == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1
-        });
+        let mut minute = self
+            .rate_limits
+            .iter()
+            .filter(|limit| limit.kind == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1);
         minute.next().map(|limit| limit.limit)
     }
 
     /// How many orders an account may make, by interval.
     pub(super) fn order_limits(&self) -> Vec<OrderLimit> {
-        let orders = self.rate_limits.iter().filter(|limit| limit.rate_limit_type == "ORDERS");
+        let orders = self.rate_limits.iter().filter(|limit| limit.kind == "ORDERS");
         orders
             .filter_map(|limit| {
                 let interval = interval(limit.interval.chars().next()?, limit.interval_num)?;

@@ -50,19 +50,27 @@ impl ApiError {
 
     /// Nobody knows what became of the request.
     pub(super) fn unknown_outcome(status: StatusCode) -> Self {
-        let msg =
-            "Timeout waiting for response from backend server. Send status unknown; execution status unknown.";
+        let msg = "Timeout waiting for response from backend server. Send status unknown; execution status unknown.";
         Self::new(status, -1007, msg)
     }
 
     /// The venue's thread is gone or its ledger failed.
     pub(super) fn down() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, -1001, "Internal error; unable to process your request. Please try again.")
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            -1001,
+            "Internal error; unable to process your request. Please try again.",
+        )
     }
 
     pub(super) fn too_many(status: StatusCode, msg: impl Into<String>, retry_after: u32) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(status, -1003, msg) }
     }
+}
+
+/// Nothing in it says whether the request was processed.
+pub(super) fn server_error(status: u16) -> ApiError {
+    ApiError::unknown_outcome(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
 impl From<Refusal> for ApiError {

@@ -11,7 +11,6 @@ use crate::updates::{Change, Execution, Update};
 
 /// `executionReport`. The fields are in the order and under the letters of the documentation.
 #[derive(Debug, Serialize)]
-#[expect(clippy::struct_excessive_bools, reason = "Binance's message")]
 struct ExecutionReport<'a> {
     e: &'static str,
     #[serde(rename = "E")]
@@ -136,9 +135,7 @@ pub(super) fn event(update: &Update, now: Timestamp) -> Value {
     match update {
         Update::Order(execution) => serde_json::to_value(ExecutionReport::new(execution, now)).unwrap_or_default(),
         Update::Balances { holdings, at } => {
-            let balance = |asset: &str, held: &Holding| {
-                json!({ "a": asset, "f": Number(held.free().get()), "l": Number(held.locked.get()) })
-            };
+            let balance = |asset: &str, held: &Holding| json!({ "a": asset, "f": Number(held.free().get()), "l": Number(held.locked.get()) });
             let balances: Vec<_> = holdings.iter().map(|(asset, held)| balance(asset.as_str(), held)).collect();
             json!({ "e": "outboundAccountPosition", "E": now.millis(), "u": at.millis(), "B": balances })
         }

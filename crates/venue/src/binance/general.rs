@@ -23,6 +23,7 @@ pub(super) struct ExchangeInfoBody {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "Binance's message")]
 struct SymbolBody {
     symbol: String,
     status: &'static str,

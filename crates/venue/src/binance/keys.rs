@@ -112,9 +112,8 @@ impl Keys {
 
 /// What was signed: the query and the body as they were sent, without the signature, one directly after the other.
 pub(super) fn signed_payload(query: &str, body: &str) -> String {
-    let without = |text: &str| {
-        text.split('&').filter(|pair| !pair.starts_with("signature=")).collect::<Vec<_>>().join("&")
-    };
+    let without =
+        |text: &str| text.split('&').filter(|pair| !pair.starts_with("signature=")).collect::<Vec<_>>().join("&");
     without(query) + &without(body)
 }
 
@@ -123,8 +122,7 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j";
-    const ORDER: &str =
-        "symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559";
+    const ORDER: &str = "symbol=LTCBTC&side=BUY&type=LIMIT&timeInForce=GTC&quantity=1&price=0.1&recvWindow=5000&timestamp=1499827319559";
 
     #[test]
     fn the_documented_hmac_examples_verify() {
@@ -138,7 +136,9 @@ mod tests {
         assert!(verifier.verifies(encoded.as_bytes(), documented), "over what was sent, not what it decodes to");
         let socket = "apiKey=vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A&price=52000.00&\
             quantity=0.01000000&recvWindow=100&side=SELL&symbol=BTCUSDT&timeInForce=GTC&timestamp=1645423376532&type=LIMIT";
-        assert!(verifier.verifies(socket.as_bytes(), "aa1b5712c094bc4e57c05a1a5c1fd8d88dcd628338ea863fec7b88e59fe2db24"));
+        assert!(
+            verifier.verifies(socket.as_bytes(), "aa1b5712c094bc4e57c05a1a5c1fd8d88dcd628338ea863fec7b88e59fe2db24")
+        );
     }
 
     #[test]
@@ -155,6 +155,13 @@ mod tests {
         let (query, body) = ("symbol=LTCBTC&side=BUY", "quantity=1&timestamp=1&signature=ab");
         assert_eq!(signed_payload(query, body), "symbol=LTCBTC&side=BUYquantity=1&timestamp=1");
         assert_eq!(signed_payload("a=%2F+b&signature=x%3D", ""), "a=%2F+b");
+    }
+
+    #[test]
+    fn the_example_key_of_rfc_8410_is_taken() {
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+        let verifier = Verifier::ed25519_pem(pem.as_bytes()).unwrap();
+        assert!(!verifier.verifies(ORDER.as_bytes(), "") && !verifier.verifies(ORDER.as_bytes(), &"A".repeat(88)));
     }
 
     #[test]

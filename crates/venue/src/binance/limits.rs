@@ -45,7 +45,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RateLimit {
-    rate_limit_type: &'static str,
+    #[serde(rename = "rateLimitType")]
+    kind: &'static str,
     interval: &'static str,
     interval_num: u32,
     limit: u32,
@@ -55,23 +56,12 @@ pub(super) struct RateLimit {
 
 impl Limits {
     pub(super) fn weight(&self, count: Option<u32>) -> RateLimit {
-        RateLimit {
-            rate_limit_type: "REQUEST_WEIGHT",
-            interval: "MINUTE",
-            interval_num: 1,
-            limit: self.weight_per_minute,
-            count,
-        }
+        RateLimit { kind: "REQUEST_WEIGHT", interval: "MINUTE", interval_num: 1, limit: self.weight_per_minute, count }
     }
 
     pub(super) fn all(&self) -> [RateLimit; 3] {
-        let orders = |interval, interval_num, limit| RateLimit {
-            rate_limit_type: "ORDERS",
-            interval,
-            interval_num,
-            limit,
-            count: None,
-        };
+        let orders =
+            |interval, interval_num, limit| RateLimit { kind: "ORDERS", interval, interval_num, limit, count: None };
         [self.weight(None), orders("SECOND", 10, self.orders_per_10s), orders("DAY", 1, self.orders_per_day)]
     }
 }

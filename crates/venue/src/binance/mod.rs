@@ -49,13 +49,13 @@ use trading::market::Symbol;
 use trading::time::Timestamp;
 
 pub use self::control::control;
+use self::error::ApiError;
 pub use self::keys::{KeyError, Keys, Verifier};
 pub use self::limits::Limits;
-pub use self::requests::RequestWriter;
-use self::error::ApiError;
 use self::limits::Usage;
 use self::params::Validity;
 use self::requests::RequestLog;
+pub use self::requests::RequestWriter;
 use crate::exchange::Refusal;
 use crate::host::{Core, Host};
 use crate::witness::Witness;
@@ -130,8 +130,8 @@ impl Binance {
     /// # Errors
     /// What the exchange says against it.
     pub async fn open_accounts(&self) -> Result<(), Refusal> {
-        for label in self.app.keys.accounts().cloned() {
-            let opening = Arc::clone(&self.opening);
+        for label in self.app.keys.accounts() {
+            let (label, opening) = (Arc::clone(label), Arc::clone(&self.opening));
             let opened = self.app.ask(move |core, now| core.exchange.open_account(&label, &opening, now));
             opened.await.map_err(|error| error.refusal)?;
         }

@@ -93,7 +93,9 @@ impl Params {
         let Some(text) = self.text(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|error| match error {
             ParseMoneyError::NotDecimal(_) => illegal(name, r"^([0-9]{1,20})(\.[0-9]{1,20})?$"),
-            ParseMoneyError::TooPrecise(_) => ApiError::bad(-1111, format!("Parameter '{name}' has too much precision.")),
+            ParseMoneyError::TooPrecise(_) => {
+                ApiError::bad(-1111, format!("Parameter '{name}' has too much precision."))
+            }
             ParseMoneyError::NotPositive(_) => ApiError::bad(-1013, format!("Invalid {name}.")),
             ParseMoneyError::TooLarge(_) => ApiError::bad(-1108, format!("Parameter '{name}' overflowed.")),
         })

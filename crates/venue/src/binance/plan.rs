@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use super::error::ApiError;
+use super::error::{ApiError, server_error};
 use crate::faults::{Injector, Request};
 
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own, and they combine")]
 pub(super) struct Plan {
     /// It never arrives.
     pub(super) lost: bool,
@@ -40,12 +41,19 @@ impl Plan {
         }
     }
 
-    /// The refusal that says so.
-    pub(super) fn limit_refusal(&self) -> Option<ApiError> {
-        self.limit.map(|(status, retry_after)| match status {
-            418 => ApiError::too_many(StatusCode::IM_A_TEAPOT, "Way too much request weight used; IP banned.", retry_after),
-            _ => ApiError::too_many(StatusCode::TOO_MANY_REQUESTS, "Too many requests queued.", retry_after),
-        })
+    /// Refuses the request if a fault demands it.
+    pub(super) fn forced(&self) -> Result<(), ApiError> {
+        match (self.limit, self.error) {
+            (Some((418, retry_after)), _) => {
+                let msg = "Way too much request weight used; IP banned.";
+                Err(ApiError::too_many(StatusCode::IM_A_TEAPOT, msg, retry_after))
+            }
+            (Some((_, retry_after)), _) => {
+                Err(ApiError::too_many(StatusCode::TOO_MANY_REQUESTS, "Too many requests queued.", retry_after))
+            }
+            (None, Some((status, false))) => Err(server_error(status)),
+            (None, _) => Ok(()),
+        }
     }
 
     /// The names of the faults.

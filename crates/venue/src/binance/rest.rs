@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde_json::{Value, json as object};
 use tokio::time::sleep;
 
-use super::error::ApiError;
+use super::error::{ApiError, server_error};
 use super::keys::signed_payload;
 use super::params::{Params, Validity};
 use super::plan::Plan;
@@ -103,19 +103,27 @@ pub(super) async fn serve(State(app): State<Arc<App>>, request: HttpRequest<Body
         ..Line::default()
     };
     let Some(endpoint) = Endpoint::of(&head.method, head.uri.path()) else {
-        let refusal = ApiError::new(StatusCode::NOT_FOUND, -1020, "This operation is not supported.");
-        line.refused(&refusal);
-        app.requests.write(line).await;
-        return refusal.into_response();
+        return turn_away(&app, line, ApiError::new(StatusCode::NOT_FOUND, -1020, "This operation is not supported."))
+            .await;
     };
     let body = match axum::body::to_bytes(body, BODY_LIMIT_BYTES).await.map(|body| String::from_utf8(body.into())) {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return ApiError::bad(-1100, "Illegal characters found in a parameter.").into_response(),
-        Err(_) => return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, -1101, "Too many parameters.").into_response(),
+        Ok(Err(_)) => {
+            return turn_away(&app, line, ApiError::bad(-1100, "Illegal characters found in a parameter.")).await;
+        }
+        Err(_) => {
+            let refusal =
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, -1101, "Too many parameters sent for this endpoint.");
+            return turn_away(&app, line, refusal).await;
+        }
     };
+    if app.tasks.len() >= IN_FLIGHT {
+        let msg = "Server is currently overloaded with other requests. Please try again in a few minutes.";
+        return turn_away(&app, line, ApiError::new(StatusCode::SERVICE_UNAVAILABLE, -1008, msg)).await;
+    }
     let plan = Plan::of(&mut app.host.injector(), endpoint.kind());
     line.faults = plan.names();
-    if plan.lost || app.tasks.len() >= IN_FLIGHT {
+    if plan.lost {
         app.requests.write(line).await;
         return app.silence().await;
     }
@@ -128,6 +136,13 @@ pub(super) async fn serve(State(app): State<Arc<App>>, request: HttpRequest<Body
     let work = app.tasks.spawn(process(Arc::clone(&app), call, plan.clone()));
     let Ok(Some(answer)) = work.await else { return app.silence().await };
     depart(&app, &plan, answer).await
+}
+
+/// Refuses a request that is not even looked into.
+async fn turn_away(app: &App, mut line: Line, refusal: ApiError) -> Response {
+    line.refused(&refusal);
+    app.requests.write(line).await;
+    refusal.into_response()
 }
 
 /// The way back.
@@ -184,7 +199,7 @@ async fn process(app: Arc<App>, mut call: Call, plan: Plan) -> Option<Response> 
     let has = |name: &str| params.as_ref().is_ok_and(|params| params.peek(name).is_some());
     let weight = call.endpoint.weight(has);
     let (used, weighed) = app.usage().weigh(call.from, weight, app.host.now());
-    let forced = forced(&plan);
+    let forced = plan.forced();
     let mut counts = None;
     let result = if call.endpoint == Endpoint::NewOrder {
         let admitted = match weighed.and(forced) {
@@ -230,22 +245,6 @@ async fn process(app: Arc<App>, mut call: Call, plan: Plan) -> Option<Response> 
         headers.insert("x-mbx-order-count-1d", HeaderValue::from(day));
     }
     Some(answer)
-}
-
-/// A refusal that a fault demands.
-fn forced(plan: &Plan) -> Result<(), ApiError> {
-    if let Some(refusal) = plan.limit_refusal() {
-        return Err(refusal);
-    }
-    match plan.error {
-        Some((status, false)) => Err(server_error(status)),
-        _ => Ok(()),
-    }
-}
-
-/// Nothing in it says whether the request was processed.
-pub(super) fn server_error(status: u16) -> ApiError {
-    ApiError::unknown_outcome(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
 fn claim(app: &App, call: &mut Call, params: Option<&Params>) -> Claim {

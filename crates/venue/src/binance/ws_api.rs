@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{ConnectInfo, Request as HttpRequest, State};
@@ -13,13 +14,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use trading::time::Timestamp;
 
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, server_error};
 use super::events::{event, server_shutdown, terminated};
 use super::params::Params;
 use super::plan::Plan;
 use super::requests::Line;
-use super::rest::server_error;
 use super::socket::{Over, Socket, bounded};
 use super::{App, general};
 use crate::exchange::Refusal;
@@ -129,14 +130,11 @@ impl Session {
     /// Answers one request, as far as the faults let it.
     async fn take(&mut self, socket: &mut Socket, text: &str) -> Result<(), Over> {
         let mut line = Line { at: self.app.host.now().micros(), method: "WS".into(), ..Line::default() };
-        let frame = match serde_json::from_str::<Frame>(text) {
-            Ok(frame) => frame,
-            Err(_) => {
-                let refusal = ApiError::bad(-1135, "Invalid JSON Request");
-                line.refused(&refusal);
-                self.app.requests.write(line).await;
-                return socket.send(&answer(&Value::Null, &Err(refusal), None)).await;
-            }
+        let Ok(frame) = serde_json::from_str::<Frame>(text) else {
+            let refusal = ApiError::bad(-1135, "Invalid JSON Request");
+            line.refused(&refusal);
+            self.app.requests.write(line).await;
+            return socket.send(&answer(&Value::Null, &Err(refusal), None, self.app.host.now())).await;
         };
         let plan = Plan::of(&mut self.app.host.injector(), Request::Read);
         line.faults = plan.names();
@@ -147,9 +145,7 @@ impl Session {
         }
         sleep(plan.late.unwrap_or_default()).await;
         let (used, weighed) = self.app.usage().weigh(self.from, weight(&frame.method), self.app.host.now());
-        let forced = plan.limit_refusal().map_or(Ok(()), Err);
-        let forced = forced.and(plan.error.filter(|(_, processed)| !processed).map_or(Ok(()), |e| Err(server_error(e.0))));
-        let mut reply = match weighed.and(forced) {
+        let mut reply = match weighed.and(plan.forced()) {
             Ok(()) => self.perform(&frame, &mut line).await?,
             Err(refusal) => Err(refusal).into(),
         };
@@ -161,6 +157,14 @@ impl Session {
             Err(refusal) => line.refused(refusal),
         }
         self.app.requests.write(line).await;
+        let asked = frame.params.get("returnRateLimits").and_then(Value::as_bool);
+        let limits = asked.unwrap_or(self.show_limits).then(|| json!([self.app.limits.weight(Some(used))]));
+        let answer = answer(&frame.id, &reply.result, limits, self.app.host.now());
+        self.depart(socket, &plan, answer, reply.events).await
+    }
+
+    /// The way back.
+    async fn depart(&self, socket: &mut Socket, plan: &Plan, answer: Value, events: Vec<Value>) -> Result<(), Over> {
         if plan.answer_lost {
             return Ok(());
         }
@@ -176,11 +180,9 @@ impl Session {
         if self.app.stop.run_until_cancelled(way).await.is_none() {
             return Ok(());
         }
-        let asked = frame.params.get("returnRateLimits").and_then(Value::as_bool);
-        let limits = asked.unwrap_or(self.show_limits).then(|| json!([self.app.limits.weight(Some(used))]));
-        socket.send(&answer(&frame.id, &reply.result, limits)).await?;
-        for event in reply.events {
-            socket.send(&event).await?;
+        socket.send(&answer).await?;
+        for event in &events {
+            socket.send(event).await?;
         }
         Ok(())
     }
@@ -219,7 +221,7 @@ impl Session {
         let unknown = || Refusal::new(-2015, "Invalid API-key, IP, or permissions for action.");
         let key = self.app.keys.get(&api_key).ok_or_else(unknown)?.clone();
         line.account = Some(key.account.to_string());
-        line.timestamp = params.stated_timestamp().map(trading::time::Timestamp::micros);
+        line.timestamp = params.stated_timestamp().map(Timestamp::micros);
         let signature = params.required("signature")?;
         if !key.verifier.verifies(payload.as_bytes(), &signature) {
             return Err(ApiError::bad(-1022, "Signature for this request is not valid."));
@@ -243,14 +245,18 @@ impl Session {
             Ok(wanted) => wanted,
             Err(refusal) => return Err(refusal).into(),
         };
-        let ending: BTreeMap<u64, (u32, Label)> =
-            self.subscriptions.extract_if(.., |_, (id, _)| wanted.is_none_or(|wanted| i64::from(*id) == wanted)).collect();
+        let ending: BTreeMap<u64, (u32, Label)> = self
+            .subscriptions
+            .extract_if(.., |_, (id, _)| wanted.is_none_or(|wanted| i64::from(*id) == wanted))
+            .collect();
         if ending.is_empty() {
             return Err(ApiError::bad(-2036, "User Data Stream subscription not active.")).into();
         }
         let numbers: Vec<u64> = ending.keys().copied().collect();
         let ended = self.app.ask(move |core, _| {
-            numbers.into_iter().for_each(|number| core.unlisten(number));
+            for number in numbers {
+                core.unlisten(number);
+            }
             Ok(())
         });
         let result = ended.await.map(|()| json!({}));
@@ -264,13 +270,14 @@ fn weight(method: &str) -> u32 {
     if method.contains("userDataStream") || method.contains("session.") { 2 } else { 1 }
 }
 
-fn answer(id: &Value, result: &Result<Value, ApiError>, limits: Option<Value>) -> Value {
+fn answer(id: &Value, result: &Result<Value, ApiError>, limits: Option<Value>, now: Timestamp) -> Value {
     let mut answer = match result {
         Ok(result) => json!({ "id": id, "status": 200, "result": result }),
         Err(refusal) => {
             let mut error = json!(ErrorBody::from(&refusal.refusal));
             if let (Some(seconds), Some(error)) = (refusal.retry_after, error.as_object_mut()) {
-                error.insert("data".into(), json!({ "retryAfter": seconds }));
+                let until = now.after(Duration::from_secs(seconds.into()));
+                error.insert("data".into(), json!({ "serverTime": now.millis(), "retryAfter": until.millis() }));
             }
             json!({ "id": id, "status": refusal.status.as_u16(), "error": error })
         }

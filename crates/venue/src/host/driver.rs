@@ -117,12 +117,7 @@ impl Core {
     }
 
     /// Asks for one order, with the faults that are set. Refuses with -2013 when there is none.
-    pub fn query(
-        &self,
-        account: &str,
-        symbol: &Symbol,
-        client_id: &ClientOrderId,
-    ) -> Result<OrderReport, Refusal> {
+    pub fn query(&self, account: &str, symbol: &Symbol, client_id: &ClientOrderId) -> Result<OrderReport, Refusal> {
         if self.hides_order() {
             return Err(Refusal::new(-2013, "Order does not exist."));
         }
@@ -146,12 +141,7 @@ impl Core {
 
     /// Subscribes for a connection, and gives the subscription's number. `reset` is cancelled when the connection is to be
     /// broken off: by a fault, or because it does not keep up. `None` while a fault keeps the account's stream down.
-    pub fn listen(
-        &mut self,
-        account: Label,
-        events: mpsc::Sender<Delivery>,
-        reset: CancellationToken,
-    ) -> Option<u64> {
+    pub fn listen(&mut self, account: Label, events: mpsc::Sender<Delivery>, reset: CancellationToken) -> Option<u64> {
         self.users.subscribe(account, events, reset, Instant::now())
     }
 

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use trading::market::{Market, SymbolInfo};
 use trading::time::Timestamp;
 
-pub use self::driver::{Core, Driver, system_now};
 use self::driver::{Answer, Message};
+pub use self::driver::{Core, Driver, system_now};
 pub use self::users::Delivery;
 use crate::exchange::{Exchange, Settings};
 use crate::faults::{Faults, Fired, Injector};

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{World, but, market, now_ms, resting};
+use crate::support::{Pairs, World, but, market, now_ms, resting};
 
 #[tokio::test]
 async fn the_general_endpoints_answer_as_documented() {
@@ -15,7 +15,10 @@ async fn the_general_endpoints_answer_as_documented() {
     assert_eq!(info["symbols"].as_array().unwrap().len(), 2);
     let info = world.public("exchangeInfo?symbol=BTCUSDT").await.ok();
     let symbol = &info["symbols"][0];
-    assert_eq!((&symbol["symbol"], &symbol["baseAsset"], &symbol["quoteAsset"]), (&json!("BTCUSDT"), &json!("BTC"), &json!("USDT")));
+    assert_eq!(
+        (&symbol["symbol"], &symbol["baseAsset"], &symbol["quoteAsset"]),
+        (&json!("BTCUSDT"), &json!("BTC"), &json!("USDT"))
+    );
     let filter = |name: &str| {
         symbol["filters"].as_array().unwrap().iter().find(|filter| filter["filterType"] == name).unwrap().clone()
     };
@@ -52,7 +55,10 @@ async fn an_order_is_placed_found_listed_and_cancelled() {
     }
     assert_eq!(placed["fills"], json!([]));
     let found = world.query("mine").await.ok();
-    assert_eq!((&found["orderId"], &found["status"], &found["isWorking"]), (&placed["orderId"], &json!("NEW"), &json!(true)));
+    assert_eq!(
+        (&found["orderId"], &found["status"], &found["isWorking"]),
+        (&placed["orderId"], &json!("NEW"), &json!(true))
+    );
     let id = placed["orderId"].to_string();
     assert_eq!(world.get("order", &[("symbol", "BTCUSDT"), ("orderId", &id)]).await.ok(), found);
     assert_eq!(world.get("openOrders", &[]).await.ok(), json!([found]));
@@ -85,7 +91,10 @@ async fn a_market_order_is_answered_with_its_fills_and_the_books_agree() {
         trades.as_array().unwrap().iter().map(|trade| trade["id"].as_i64().unwrap()).collect()
     };
     assert_eq!(ids(&trades), [1, 2, 3]);
-    assert_eq!((&trades[0]["quoteQty"], &trades[0]["isBuyer"], &trades[0]["isMaker"]), (&json!("10.10000000"), &json!(true), &json!(false)));
+    assert_eq!(
+        (&trades[0]["quoteQty"], &trades[0]["isBuyer"], &trades[0]["isMaker"]),
+        (&json!("10.10000000"), &json!(true), &json!(false))
+    );
     let page = |pairs: &'static [(&str, &str)]| world.get("myTrades", pairs);
     assert_eq!(ids(&page(&[("symbol", "BTCUSDT"), ("fromId", "2")]).await.ok()), [2, 3], "from the trade on");
     assert_eq!(ids(&page(&[("symbol", "BTCUSDT"), ("fromId", "1"), ("limit", "2")]).await.ok()), [1, 2], "the oldest");
@@ -133,7 +142,7 @@ async fn every_kind_of_order_is_taken_and_ends_as_it_should() {
 async fn a_wrong_parameter_has_its_documented_code_and_makes_no_order() {
     let world = World::start().await;
     let (limit, market) = (resting("x"), market("y"));
-    let cases: &[(&[(&str, &str)], &[(&str, &str)], i64)] = &[
+    let cases: &[(Pairs<'_>, Pairs<'_>, i64)] = &[
         (&limit, &[("symbol", "")], -1102),
         (&limit, &[("symbol", "btcusdt")], -1121),
         (&limit, &[("symbol", "XRPUSDT")], -1121),

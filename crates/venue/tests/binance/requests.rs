@@ -21,16 +21,20 @@ async fn a_signature_is_over_exactly_what_was_sent() {
     let query = "symbol=BTC%55SDT&side=BUY&type=LIMIT";
     let body = format!("timeInForce=GTC&quantity=0.1&price=90&timestamp={now}");
     let signature = hmac_hex(&format!("{query}{body}"));
-    let answer = world.raw(Method::POST, &format!("order?{query}"), Some(KEY), format!("{body}&signature={signature}")).await;
+    let answer =
+        world.raw(Method::POST, &format!("order?{query}"), Some(KEY), format!("{body}&signature={signature}")).await;
     assert_eq!(answer.ok()["symbol"], "BTCUSDT");
     let decoded = hmac_hex(&format!("symbol=BTCUSDT&side=BUY&type=LIMIT{body}"));
-    let answer = world.raw(Method::POST, &format!("order?{query}"), Some(KEY), format!("{body}&signature={decoded}")).await;
+    let answer =
+        world.raw(Method::POST, &format!("order?{query}"), Some(KEY), format!("{body}&signature={decoded}")).await;
     assert_eq!(answer.error(), (400, -1022));
     let text = format!("omitZeroBalances=true&timestamp={now}");
     let upper = hmac_hex(&text).to_uppercase();
     world.raw(Method::GET, &format!("account?{text}&signature={upper}"), Some(KEY), String::new()).await.ok();
     let twice = format!("timestamp={now}&timestamp={now}");
-    let answer = world.raw(Method::GET, &format!("account?{twice}&signature={}", hmac_hex(&twice)), Some(KEY), String::new()).await;
+    let answer = world
+        .raw(Method::GET, &format!("account?{twice}&signature={}", hmac_hex(&twice)), Some(KEY), String::new())
+        .await;
     assert_eq!(answer.error(), (400, -1101));
 }
 
@@ -115,7 +119,10 @@ async fn every_post_is_in_the_ledger_whatever_became_of_it() {
     assert_eq!(reason("accepted"), None);
     assert_eq!(reason(&limited).as_deref(), Some("-1015"));
     assert_eq!(reason("unsigned").as_deref(), Some("-1022"));
-    assert!(posts.iter().any(|post| post.reason.as_ref().is_some_and(|reason| reason.starts_with("-1101"))), "unreadable");
+    assert!(
+        posts.iter().any(|post| post.reason.as_ref().is_some_and(|reason| reason.starts_with("-1101"))),
+        "unreadable"
+    );
     let all = ledger::read(world.host.ledger()).unwrap();
     assert!(!all.accounts.values().flat_map(|a| &a.posts).any(|post| post.client_id.as_str() == "stranger"));
 }
@@ -172,7 +179,9 @@ async fn every_request_is_noted_with_what_became_of_it() {
     let lines = world.lines(6).await;
     let shown: Vec<Value> = lines
         .iter()
-        .map(|line| json!([line["account"], line["method"], line["path"], line["client_id"], line["status"], line["code"]]))
+        .map(|line| {
+            json!([line["account"], line["method"], line["path"], line["client_id"], line["status"], line["code"]])
+        })
         .collect();
     assert_eq!(
         shown,
@@ -198,20 +207,26 @@ struct Told {
 #[async_trait]
 impl Witness for Told {
     async fn is_committed(&self, client_id: &ClientOrderId) -> Result<bool, Blind> {
-        if self.blind.load(Ordering::Relaxed) { Err(Blind("locked".into())) } else { Ok(client_id.as_str() == "written") }
+        if self.blind.load(Ordering::Relaxed) {
+            Err(Blind("locked".into()))
+        } else {
+            Ok(client_id.as_str() == "written")
+        }
     }
 }
 
 #[tokio::test]
 async fn an_order_that_was_not_written_down_first_is_refused_and_recorded() {
     let witness = Arc::new(Told::default());
-    let world = World::with(Limits::default(), Some(Arc::clone(&witness) as Arc<dyn Witness>)).await;
+    let looking: Arc<dyn Witness> = witness.clone();
+    let world = World::with(Limits::default(), Some(looking)).await;
     world.rest("written").await.ok();
     assert_eq!(world.rest("forgotten").await.error(), (400, -9000));
     witness.blind.store(true, Ordering::Relaxed);
     assert_eq!(world.rest("unseen").await.error().0, 503, "who cannot look accuses nobody");
     let posts = world.posts();
-    let flags: Vec<_> = posts.iter().map(|post| (post.client_id.as_str(), post.accepted, post.is_unwitnessed())).collect();
+    let flags: Vec<_> =
+        posts.iter().map(|post| (post.client_id.as_str(), post.accepted, post.is_unwitnessed())).collect();
     assert_eq!(flags, [("written", true, false), ("forgotten", false, true), ("unseen", false, false)]);
     assert_eq!(world.ledger().orders.len(), 1);
 }

@@ -100,13 +100,18 @@ async fn a_subscription_begins_once_and_ends_on_request() {
     let world = World::start().await;
     let mut socket = world.socket("/ws-api/v3").await;
     let first = socket.ask(world.subscription(7)).await;
-    assert_eq!((&first["id"], &first["status"], &first["result"]), (&json!(7), &json!(200), &json!({ "subscriptionId": 0 })));
+    assert_eq!(
+        (&first["id"], &first["status"], &first["result"]),
+        (&json!(7), &json!(200), &json!({ "subscriptionId": 0 }))
+    );
     assert_eq!(first["rateLimits"][0]["rateLimitType"], "REQUEST_WEIGHT");
     assert_eq!(socket.ask(world.subscription(8)).await["error"]["code"], -2035);
     let mut other = world.user_stream().await;
     let list = socket.ask(json!({ "id": null, "method": "session.subscriptions" })).await;
     assert_eq!(list["result"], json!([{ "subscriptionId": 0 }]));
-    let over = socket.ask(json!({ "id": "u", "method": "userDataStream.unsubscribe", "params": { "subscriptionId": 0 } })).await;
+    let over = socket
+        .ask(json!({ "id": "u", "method": "userDataStream.unsubscribe", "params": { "subscriptionId": 0 } }))
+        .await;
     assert_eq!((&over["id"], &over["result"]), (&json!("u"), &json!({})));
     assert_eq!(socket.event().await["e"], "eventStreamTerminated");
     assert_eq!(socket.ask(json!({ "id": 1, "method": "userDataStream.unsubscribe" })).await["error"]["code"], -2036);
@@ -128,7 +133,8 @@ async fn what_is_no_good_request_is_answered_with_its_code() {
     let code = |answer: &Value| (answer["status"].as_i64().unwrap(), answer["error"]["code"].as_i64().unwrap());
     assert_eq!(code(&socket.ask(json!({ "id": 1, "method": "order.place" })).await), (400, -1020));
     assert_eq!(code(&socket.ask(json!("hello")).await), (400, -1135));
-    let subscribe = |params: Value| json!({ "id": 1, "method": "userDataStream.subscribe.signature", "params": params });
+    let subscribe =
+        |params: Value| json!({ "id": 1, "method": "userDataStream.subscribe.signature", "params": params });
     assert_eq!(code(&socket.ask(subscribe(json!({}))).await), (400, -1102));
     let now = now_ms();
     let with = |key: &str, timestamp: i64, signature: String| {
@@ -164,7 +170,10 @@ async fn prices_come_raw_or_combined() {
             "e": "trade", "E": 7, "s": "BTCUSDT", "t": u + 1, "p": "100.50000000", "q": "0.25000000", "T": 7, "m": true, "M": true,
         }})
     );
-    assert_eq!(raw.ask(json!({ "method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 3 })).await, json!({ "result": null, "id": 3 }));
+    assert_eq!(
+        raw.ask(json!({ "method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 3 })).await,
+        json!({ "result": null, "id": 3 })
+    );
     let list = raw.ask(json!({ "method": "LIST_SUBSCRIPTIONS", "id": 4 })).await;
     assert_eq!(list["result"], json!(["btcusdt@bookTicker", "btcusdt@trade"]));
     raw.ask(json!({ "method": "UNSUBSCRIBE", "params": ["btcusdt@bookTicker"], "id": 5 })).await;

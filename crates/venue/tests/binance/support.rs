@@ -105,7 +105,7 @@ fn http() -> reqwest::Client {
 
 pub(crate) fn hmac_hex(payload: &str) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), payload.as_bytes());
-    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    tag.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn ed25519() -> (Ed25519KeyPair, Verifier) {
@@ -229,7 +229,12 @@ impl World {
     }
 
     /// A signed request: a POST with a form, anything else with a query.
-    pub(crate) async fn try_signed(&self, method: Method, path: &str, pairs: Pairs<'_>) -> Result<Answer, reqwest::Error> {
+    pub(crate) async fn try_signed(
+        &self,
+        method: Method,
+        path: &str,
+        pairs: Pairs<'_>,
+    ) -> Result<Answer, reqwest::Error> {
         let text = self.sign(pairs);
         if method == Method::POST {
             return self.try_raw(method, path, Some(KEY), text).await;

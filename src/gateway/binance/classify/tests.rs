@@ -114,7 +114,9 @@ fn a_cancel_of_an_unknown_order_is_no_cancellation() {
 
 #[test]
 fn a_cancel_that_was_turned_away_for_now_is_asked_for_again() {
-    for (status, code) in [(429, -1003), (418, -1003), (400, -1003), (400, -1015), (400, -1021), (400, -1008), (503, -2011)] {
+    for (status, code) in
+        [(429, -1003), (418, -1003), (400, -1003), (400, -1015), (400, -1021), (400, -1008), (503, -2011)]
+    {
         assert!(matches!(cancel(error(status, code, "")), CancelResult::Unknown { .. }), "{status} {code}");
     }
     assert!(matches!(cancel(Failure::Lost(String::new())), CancelResult::Unknown { .. }));
