@@ -106,7 +106,7 @@ async fn without_a_connection_an_order_was_certainly_not_sent() {
 
 #[tokio::test]
 async fn before_the_venues_clock_is_known_nothing_is_signed() {
-    let server = Server::start(|request| request.is("GET /api/v3/time").then(|| Reply::Silence)).await;
+    let server = Server::start(|request| request.is("GET /api/v3/time").then_some(Reply::Silence)).await;
     let rig = Rig::new(server.address, server.address, |_| {});
     let result = rig.gateway.send(&order()).await;
     assert!(matches!(&result, SendResult::NotSent { reason } if reason.contains("clock")), "{result:?}");
