@@ -16,9 +16,11 @@ use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Process, Signal};
 use support::{CLEAN, Client, eventually, within};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const KEY: &str = "KEY1";
@@ -93,6 +95,12 @@ async fn query(client: &Client, id: &str) -> (u16, Value) {
     signed(client, Method::GET, "order", &format!("symbol=BTCUSDT&origClientOrderId={id}")).await.unwrap()
 }
 
+async fn websocket(venue: &Venue, path: &str) -> WebSocketStream<TcpStream> {
+    let stream = within(LIMIT, "a connection", TcpStream::connect(venue.address)).await.unwrap();
+    let handshake = client_async(format!("ws://{}{path}", venue.address), stream);
+    within(LIMIT, "a websocket", handshake).await.unwrap().0
+}
+
 fn directory() -> (TempDir, PathBuf) {
     let directory = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
     let path = directory.path().join("venue");
@@ -103,10 +111,7 @@ fn directory() -> (TempDir, PathBuf) {
 async fn it_takes_orders_tells_of_them_misbehaves_on_demand_and_stops_clean() {
     let (_directory, dir) = directory();
     let venue = Venue::start(&dir, &["--allow-faults"]).await;
-    let (mut stream, _) =
-        within(LIMIT, "a websocket", tokio_tungstenite::connect_async(format!("ws://{}/ws-api/v3", venue.address)))
-            .await
-            .unwrap();
+    let mut stream = websocket(&venue, "/ws-api/v3").await;
     let timestamp = now_ms();
     let signature = sign(&format!("apiKey={KEY}&timestamp={timestamp}"));
     let params = json!({ "apiKey": KEY, "timestamp": u64::try_from(timestamp).unwrap(), "signature": signature });
@@ -122,13 +127,7 @@ async fn it_takes_orders_tells_of_them_misbehaves_on_demand_and_stops_clean() {
     assert_eq!(next().await.unwrap()["status"], 200);
     assert_eq!(venue.place("mine").await.0, 200);
     assert_eq!(next().await.unwrap()["event"]["c"], "mine");
-    let (mut prices, _) = within(
-        LIMIT,
-        "a websocket",
-        tokio_tungstenite::connect_async(format!("ws://{}/ws/btcusdt@bookTicker", venue.address)),
-    )
-    .await
-    .unwrap();
+    let mut prices = websocket(&venue, "/ws/btcusdt@bookTicker").await;
     assert!(matches!(within(LIMIT, "a price", prices.next()).await, Some(Ok(Message::Text(_)))));
     let refused = venue.control().post("/faults", &json!({ "nonsense": 1 })).await.unwrap();
     assert_eq!(refused.status, 422);

@@ -80,7 +80,7 @@ async fn run(config: Config, options: VenueOptions) -> Result<Report, BootError>
     let data_dir = DataDir::open(&config.data_dir)?;
     let started = handle.until_shutdown(start(&config, options, &data_dir, &handle, phases)).await;
     let failed = match started {
-        Ok(Ok(())) | Ok(Err(BootError::Stopped)) | Err(_) => None,
+        Ok(Ok(()) | Err(BootError::Stopped)) | Err(_) => None,
         Ok(Err(error)) => Some(error),
     };
     if let Some(error) = &failed {
@@ -88,13 +88,11 @@ async fn run(config: Config, options: VenueOptions) -> Result<Report, BootError>
     }
     let report = coordinator.run().await;
     drop(data_dir);
-    match failed {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "the venue stopped");
-            Ok(report)
-        }
+    if let Some(error) = failed {
+        return Err(error);
     }
+    tracing::info!(clean = report.is_clean(), exit_code = report.exit_code(), "the venue stopped");
+    Ok(report)
 }
 
 async fn start(
@@ -115,7 +113,7 @@ async fn start(
         recv_window: ms(config.venue.recv_window_ms),
         latency: ms(config.venue.paper.latency_ms),
         limits,
-        witness: witness.map(|path| Arc::new(SqliteWitness::new(&path)) as Arc<dyn Witness>),
+        witness: witness.map(|path| -> Arc<dyn Witness> { Arc::new(SqliteWitness::new(&path)) }),
     };
     let made = Binance::new(paper.host().clone(), options, &requests);
     let (binance, writer) = made.map_err(|source| BootError::DataDir { path: requests, source })?;

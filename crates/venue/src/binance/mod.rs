@@ -41,7 +41,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use trading::exchange::VenueBalance;
@@ -54,6 +54,7 @@ pub use self::keys::{KeyError, Keys, Verifier};
 pub use self::limits::Limits;
 use self::limits::Usage;
 use self::params::Validity;
+use self::plan::Plan;
 use self::requests::RequestLog;
 pub use self::requests::RequestWriter;
 use crate::exchange::Refusal;
@@ -198,6 +199,22 @@ impl App {
     fn known(&self, symbol: Symbol) -> Result<Symbol, ApiError> {
         let known = self.host.symbols().iter().any(|info| info.symbol == symbol);
         if known { Ok(symbol) } else { Err(ApiError::bad(-1121, "Invalid symbol.")) }
+    }
+
+    /// Waits as long as an answer takes on its way. False if the server ended before the answer arrived.
+    async fn way_back(&self, plan: &Plan) -> bool {
+        let late = self.latency + plan.answer_late.unwrap_or_default();
+        // Most answers wait for nothing, also while the server ends.
+        if late.is_zero() && !plan.answer_held {
+            return true;
+        }
+        let way = async {
+            sleep(late).await;
+            if plan.answer_held {
+                self.host.released().await;
+            }
+        };
+        self.stop.run_until_cancelled(way).await.is_some()
     }
 
     /// Says nothing until the client gives up, or the server ends.

@@ -12,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::{Value, json as object};
 use tokio::time::sleep;
+use trading::ids::ClientOrderId;
+use trading::time::Timestamp;
 
 use super::error::{ApiError, server_error};
 use super::keys::signed_payload;
@@ -26,6 +28,8 @@ use crate::record::Label;
 const BODY_LIMIT_BYTES: usize = 65_536;
 /// Requests that are being processed, also for clients that are gone. More are turned away.
 const IN_FLIGHT: usize = 4096;
+/// A client id that is longer is not kept.
+const LONGEST_ID: usize = 64;
 /// Between the half of a body that is sent and the end of its connection.
 const CUT: Duration = Duration::from_millis(20);
 
@@ -90,7 +94,6 @@ struct Call {
     body: String,
     api_key: Option<String>,
     from: IpAddr,
-    line: Line,
 }
 
 /// Serves every path that is no websocket.
@@ -121,19 +124,21 @@ pub(super) async fn serve(State(app): State<Arc<App>>, request: HttpRequest<Body
         let msg = "Server is currently overloaded with other requests. Please try again in a few minutes.";
         return turn_away(&app, line, ApiError::new(StatusCode::SERVICE_UNAVAILABLE, -1008, msg)).await;
     }
+    let api_key = head.headers.get("x-mbx-apikey").and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let call = Call { endpoint, query, body, api_key, from };
+    let params = Params::parse(&call.query, &call.body);
+    let claim = Claim::of(&app, &call, params.as_ref().ok(), &mut line);
     let plan = Plan::of(&mut app.host.injector(), endpoint.kind());
     line.faults = plan.names();
     if plan.lost {
         app.requests.write(line).await;
         return app.silence().await;
     }
-    let api_key = head.headers.get("x-mbx-apikey").and_then(|key| key.to_str().ok()).map(str::to_owned);
-    let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
-    let from = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0.ip());
-    let query = head.uri.query().unwrap_or_default().to_owned();
-    let call = Call { endpoint, query, body, api_key, from, line };
     // A task of its own: a request that has arrived is processed, whether its sender still listens or not.
-    let work = app.tasks.spawn(process(Arc::clone(&app), call, plan.clone()));
+    let work = app.tasks.spawn(process(Arc::clone(&app), call, params, claim, line, plan.clone()));
     let Ok(Some(answer)) = work.await else { return app.silence().await };
     depart(&app, &plan, answer).await
 }
@@ -150,13 +155,7 @@ async fn depart(app: &App, plan: &Plan, answer: Response) -> Response {
     if plan.answer_lost {
         return app.silence().await;
     }
-    let way = async {
-        sleep(app.latency + plan.answer_late.unwrap_or_default()).await;
-        if plan.answer_held {
-            app.host.released().await;
-        }
-    };
-    if app.stop.run_until_cancelled(way).await.is_none() {
+    if !app.way_back(plan).await {
         return ApiError::unknown_outcome(StatusCode::SERVICE_UNAVAILABLE).into_response();
     }
     if plan.answer_cut { cut(answer).await } else { answer }
@@ -182,61 +181,71 @@ async fn cut(answer: Response) -> Response {
     Response::from_parts(head, Body::from_stream(parts))
 }
 
-/// What is known of a request's sender before it is believed.
+/// What a request says of itself, before it is believed.
+#[derive(Debug)]
 struct Claim {
     account: Option<Label>,
-    client_id: trading::ids::ClientOrderId,
-    timestamp: trading::time::Timestamp,
+    client_id: ClientOrderId,
+    timestamp: Timestamp,
 }
 
+impl Claim {
+    /// Also notes it.
+    fn of(app: &App, call: &Call, params: Option<&Params>, line: &mut Line) -> Self {
+        let key = call.api_key.as_deref().and_then(|key| app.keys.get(key));
+        let account = key.map(|key| Label::clone(&key.account));
+        let stated = params.and_then(Params::stated_timestamp);
+        let peek = |name: &str| params.and_then(|params| params.peek(name)).map(str::to_owned);
+        let client_id = peek("newClientOrderId").filter(|id| !id.is_empty() && id.len() <= LONGEST_ID);
+        let client_id = client_id.map_or_else(order::make_id, ClientOrderId::from_venue);
+        line.account = account.as_ref().map(ToString::to_string);
+        line.timestamp = stated.map(Timestamp::micros);
+        line.client_id = match call.endpoint {
+            Endpoint::NewOrder => Some(client_id.to_string()),
+            Endpoint::QueryOrder | Endpoint::CancelOrder => peek("origClientOrderId"),
+            _ => None,
+        };
+        Self { account, client_id, timestamp: stated.unwrap_or_default() }
+    }
+}
+
+/// What an account has ordered, in ten seconds and in the day.
+type Counts = (u32, u32);
+
 /// Does what the request asks for, notes it, and says what is answered. `None`: the venue ended before it arrived.
-async fn process(app: Arc<App>, mut call: Call, plan: Plan) -> Option<Response> {
+async fn process(
+    app: Arc<App>,
+    call: Call,
+    params: Result<Params, ApiError>,
+    claim: Claim,
+    mut line: Line,
+    plan: Plan,
+) -> Option<Response> {
     if let Some(late) = plan.late {
         app.stop.run_until_cancelled(sleep(late)).await?;
     }
-    let params = Params::parse(&call.query, &call.body);
-    let claim = claim(&app, &mut call, params.as_ref().ok());
     let has = |name: &str| params.as_ref().is_ok_and(|params| params.peek(name).is_some());
-    let weight = call.endpoint.weight(has);
-    let (used, weighed) = app.usage().weigh(call.from, weight, app.host.now());
-    let forced = plan.forced();
+    let (used, weighed) = app.usage().weigh(call.from, call.endpoint.weight(has), app.host.now());
+    let params = weighed.and(plan.forced()).and(params);
     let mut counts = None;
-    let result = if call.endpoint == Endpoint::NewOrder {
-        let admitted = match weighed.and(forced) {
-            Ok(()) => admit(&app, &call, params, &claim).await,
-            Err(refusal) => Err(refusal),
-        };
-        match admitted {
-            Ok((account, placement)) => match placement.submit(&app, account.clone()).await {
-                Ok(placed) => {
-                    counts = Some(app.usage().ordered(&account, placed.is_filled(), app.host.now()));
-                    placed.body()
-                }
-                Err(refusal) => Err(refusal),
-            },
-            Err(refusal) => Err(record(&app, claim, refusal).await),
-        }
-    } else {
-        match weighed.and(forced) {
-            Ok(()) => read(&app, &call, params).await,
-            Err(refusal) => Err(refusal),
-        }
+    let mut result = match call.endpoint {
+        Endpoint::NewOrder => place(&app, &call, params, claim, &mut counts).await,
+        _ => read(&app, &call, params).await,
     };
-    let result = match plan.error {
-        Some((status, true)) => Err(server_error(status)),
-        _ => result,
-    };
+    if let Some((status, true)) = plan.error {
+        result = Err(server_error(status));
+    }
     let mut answer = match result {
         Ok(body) => {
-            call.line.status = Some(StatusCode::OK.as_u16());
+            line.status = Some(StatusCode::OK.as_u16());
             axum::Json(body).into_response()
         }
         Err(refusal) => {
-            call.line.refused(&refusal);
+            line.refused(&refusal);
             refusal.into_response()
         }
     };
-    app.requests.write(call.line).await;
+    app.requests.write(line).await;
     let headers = answer.headers_mut();
     headers.insert("x-mbx-used-weight", HeaderValue::from(used));
     headers.insert("x-mbx-used-weight-1m", HeaderValue::from(used));
@@ -247,21 +256,21 @@ async fn process(app: Arc<App>, mut call: Call, plan: Plan) -> Option<Response> 
     Some(answer)
 }
 
-fn claim(app: &App, call: &mut Call, params: Option<&Params>) -> Claim {
-    let key = call.api_key.as_deref().and_then(|key| app.keys.get(key));
-    let account = key.map(|key| Label::clone(&key.account));
-    let stated = params.and_then(Params::stated_timestamp);
-    let peek = |name: &str| params.and_then(|params| params.peek(name)).map(str::to_owned);
-    let client_id = peek("newClientOrderId").filter(|id| !id.is_empty() && id.len() <= 64);
-    let client_id = client_id.map_or_else(order::make_id, trading::ids::ClientOrderId::from_venue);
-    call.line.account = account.as_ref().map(ToString::to_string);
-    call.line.timestamp = stated.map(trading::time::Timestamp::micros);
-    call.line.client_id = match call.endpoint {
-        Endpoint::NewOrder => Some(client_id.to_string()),
-        Endpoint::QueryOrder | Endpoint::CancelOrder => peek("origClientOrderId"),
-        _ => None,
+/// A new order. Accepted or refused, it is in the ledger when this returns.
+async fn place(
+    app: &App,
+    call: &Call,
+    params: Result<Params, ApiError>,
+    claim: Claim,
+    counts: &mut Option<Counts>,
+) -> Result<Value, ApiError> {
+    let (account, placement) = match admit(app, call, params, &claim).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err(record(app, claim, refusal).await),
     };
-    Claim { account, client_id, timestamp: stated.unwrap_or_default() }
+    let placed = placement.submit(app, Label::clone(&account)).await?;
+    *counts = Some(app.usage().ordered(&account, placed.is_filled(), app.host.now()));
+    placed.body()
 }
 
 /// Everything that is checked before a new order reaches the exchange.

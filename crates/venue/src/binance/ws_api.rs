@@ -143,7 +143,9 @@ impl Session {
             self.app.requests.write(line).await;
             return Ok(());
         }
-        sleep(plan.late.unwrap_or_default()).await;
+        if let Some(late) = plan.late {
+            sleep(late).await;
+        }
         let (used, weighed) = self.app.usage().weigh(self.from, weight(&frame.method), self.app.host.now());
         let mut reply = match weighed.and(plan.forced()) {
             Ok(()) => self.perform(&frame, &mut line).await?,
@@ -171,13 +173,7 @@ impl Session {
         if plan.answer_cut {
             return Err(Over);
         }
-        let way = async {
-            sleep(self.app.latency + plan.answer_late.unwrap_or_default()).await;
-            if plan.answer_held {
-                self.app.host.released().await;
-            }
-        };
-        if self.app.stop.run_until_cancelled(way).await.is_none() {
+        if !self.app.way_back(plan).await {
             return Ok(());
         }
         socket.send(&answer).await?;

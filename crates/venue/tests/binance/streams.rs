@@ -207,6 +207,8 @@ async fn one_account_hears_nothing_of_another() {
     let params = json!({ "apiKey": crate::support::OTHER_KEY, "timestamp": now, "signature": signature });
     let answer = socket.ask(json!({ "id": 1, "method": "userDataStream.subscribe.signature", "params": params })).await;
     assert_eq!(answer["status"], 200, "{answer}");
+    let mut own = world.user_stream().await;
     world.signed(reqwest::Method::POST, "order", &resting("mine")).await.ok();
+    assert_eq!(own.event().await["c"], "mine");
     assert_eq!(socket.ask(json!({ "id": 2, "method": "ping" })).await["id"], 2, "nothing came before it");
 }
