@@ -236,6 +236,29 @@ async fn kills_under_load_lose_nothing_and_double_nothing() {
     assert_eq!(posts.len(), all, "an order was posted twice");
 }
 
+/// Killed before the request leaves, with it on the wire, and with the answer in hand.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn killed_at_any_point_of_a_request_the_order_is_found_or_proven_absent() {
+    for (point, arrived) in [("p4", 0), ("p5", 1), ("p6", 1)] {
+        let mut world = World::new().await;
+        let points = world.installation.points();
+        let server = world.start().await;
+        let robot = server.robot("follower").await;
+        points.arm(point);
+        server.signal(&robot, "only").await.unwrap().ok();
+        let _held = points.reached(point).await.unwrap();
+        server.sigkill().await;
+        points.disarm(point);
+        assert_eq!(world.posts().len(), arrived, "{point}");
+        let server = world.start().await;
+        filled(&server, 1).await;
+        world.assert_clean(None, point).await;
+        assert_eq!(world.posts().len(), 1, "{point}: one request in all");
+        server.assert_stops_clean().await;
+    }
+}
+
 #[tokio::test]
 async fn an_exchange_that_dies_and_comes_back_is_found_again() {
     let mut world = World::new().await;
