@@ -48,7 +48,7 @@ struct World {
     installation: Installation,
     exchange: Exchange,
     address: String,
-    witness: bool,
+    verifier: String,
 }
 
 fn exchange_dir(installation: &Installation) -> PathBuf {
@@ -56,16 +56,15 @@ fn exchange_dir(installation: &Installation) -> PathBuf {
 }
 
 impl Exchange {
-    async fn start(installation: &Installation, bind: &str, witness: bool) -> (Self, String) {
+    async fn start(installation: &Installation, bind: &str, verifier: &str) -> (Self, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
         command
-            .args(["venue", "--allow-faults", "--bind", bind, "--key", &format!("main:{API_KEY}:{SECRET}")])
+            .args(["venue", "--allow-faults", "--bind", bind, "--key", &format!("main:{API_KEY}:{verifier}")])
             .arg("--data-dir")
             .arg(exchange_dir(installation))
+            .arg("--witness")
+            .arg(installation.database())
             .envs(WINDOW.iter().copied());
-        if witness {
-            command.arg("--witness").arg(installation.database());
-        }
         let mut process = Process::start(command).unwrap().patience(LIMIT);
         let address = |line: &str| line.strip_prefix("venue listening on http://").map(|rest| rest.trim().to_owned());
         let address = process.find_line("where the exchange listens", address).await.unwrap();
@@ -89,15 +88,16 @@ impl Exchange {
 
 impl World {
     async fn new() -> Self {
-        Self::with(true).await
+        Self::with(SECRET, SECRET).await
     }
 
-    async fn with(witness: bool) -> Self {
+    /// `secret` is what the server signs with, `verifier` what the exchange knows of it.
+    async fn with(secret_text: &str, verifier: &str) -> Self {
         let mut installation = Installation::new();
-        let (exchange, address) = Exchange::start(&installation, "127.0.0.1:0", witness).await;
+        let (exchange, address) = Exchange::start(&installation, "127.0.0.1:0", verifier).await;
         let secret = installation.scratch("secret");
-        let mut file = std::fs::OpenOptions::new().create(true).write(true).mode(0o600).open(&secret).unwrap();
-        file.write_all(SECRET.as_bytes()).unwrap();
+        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&secret).unwrap();
+        file.write_all(secret_text.as_bytes()).unwrap();
         let account =
             format!("[{{label: main, venue: binance, api_key: {API_KEY}, secret_file: {}}}]", secret.display());
         for (name, value) in WINDOW {
@@ -110,7 +110,7 @@ impl World {
         installation.set("HOTGO__VENUE__BINANCE__RECONCILE_MS", "500");
         installation.set("HOTGO__VENUE__PAPER__ALLOW_FAULTS", "false");
         installation.set("HOTGO__MARKET__SOURCE", "binance");
-        Self { installation, exchange, address, witness }
+        Self { installation, exchange, address, verifier: verifier.to_owned() }
     }
 
     async fn start(&mut self) -> Server {
@@ -120,7 +120,7 @@ impl World {
     /// The exchange dies and comes back where it was.
     async fn restart_exchange(&mut self) {
         assert_eq!(self.exchange.process.kill().await.unwrap(), Exit::Signal(9));
-        (self.exchange, _) = Exchange::start(&self.installation, &self.address, self.witness).await;
+        (self.exchange, _) = Exchange::start(&self.installation, &self.address, &self.verifier).await;
     }
 
     async fn assert_clean(&self, answered: Option<&Path>, context: &str) {
@@ -182,6 +182,31 @@ async fn a_signal_becomes_a_fill_at_the_exchange_and_survives_a_kill() {
 }
 
 #[tokio::test]
+async fn an_ed25519_key_opens_the_exchange_too() {
+    use base64::Engine as _;
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    // SubjectPublicKeyInfo of an Ed25519 key: RFC 8410, section 4.
+    let mut public = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00".to_vec();
+    public.extend(pair.public_key().as_ref());
+    let pem = |what: &str, der: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {what}-----\n{text}\n-----END {what}-----\n")
+    };
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(pem("PUBLIC KEY", &public).as_bytes()).unwrap();
+    let verifier = format!("@{}", file.path().display());
+    let mut world = World::with(&pem("PRIVATE KEY", pkcs8.as_ref()), &verifier).await;
+    let server = world.start().await;
+    let robot = server.robot("follower").await;
+    server.signal(&robot, "only").await.unwrap().ok();
+    filled(&server, 1).await;
+    world.assert_clean(None, "with an Ed25519 key").await;
+    server.assert_stops_clean().await;
+}
+
+#[tokio::test]
 async fn kills_under_load_lose_nothing_and_double_nothing() {
     let mut world = World::new().await;
     let load = Load::new(&world.installation.scratch("answered"), "load");
@@ -209,6 +234,29 @@ async fn kills_under_load_lose_nothing_and_double_nothing() {
     posts.sort();
     posts.dedup();
     assert_eq!(posts.len(), all, "an order was posted twice");
+}
+
+/// Killed before the request leaves, with it on the wire, and with the answer in hand.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn killed_at_any_point_of_a_request_the_order_is_found_or_proven_absent() {
+    for (point, arrived) in [("p4", 0), ("p5", 1), ("p6", 1)] {
+        let mut world = World::new().await;
+        let points = world.installation.points();
+        let server = world.start().await;
+        let robot = server.robot("follower").await;
+        points.arm(point);
+        server.signal(&robot, "only").await.unwrap().ok();
+        let _held = points.reached(point).await.unwrap();
+        server.sigkill().await;
+        points.disarm(point);
+        assert_eq!(world.posts().len(), arrived, "{point}");
+        let server = world.start().await;
+        filled(&server, 1).await;
+        world.assert_clean(None, point).await;
+        assert_eq!(world.posts().len(), 1, "{point}: one request in all");
+        server.assert_stops_clean().await;
+    }
 }
 
 #[tokio::test]
@@ -346,7 +394,7 @@ async fn foreign_cancel(address: &str, client_id: &str) {
     let params = format!("symbol=BTCUSDT&origClientOrderId={client_id}&timestamp={now}");
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let tag = hmac::sign(&key, params.as_bytes());
-    let signature: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let signature = tag.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let request = format!(
         "DELETE /api/v3/order?{params}&signature={signature} HTTP/1.1\r\nHost: {address}\r\nX-MBX-APIKEY: {API_KEY}\r\n\
          Connection: close\r\n\r\n"

@@ -106,6 +106,28 @@ fn check_prints_values_origins_and_plan_and_changes_nothing() {
 }
 
 #[test]
+fn check_reads_the_accounts_secrets_and_shows_none() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    let with = |content: &str| {
+        std::fs::write(&secret, content).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let account = format!("[{{label: real, venue: binance, api_key: TheKey, secret_file: {}}}]", secret.display());
+        main_with(dir.path(), &["check"], &[("HOTGO__TRADING__ACCOUNTS", &account)])
+    };
+    let output = with("TheSecret");
+    ends_with(&output, 0);
+    let text = stdout(&output);
+    assert!(text.contains("real: binance at https://api.binance.com, HMAC-SHA256 key"), "{text}");
+    assert!(!text.contains("TheSecret") && !text.contains("TheKey"), "{text}");
+    let output = with("two words");
+    ends_with(&output, 3);
+    assert!(stderr(&output).contains("trading.accounts[0].secret_file"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("two words"));
+}
+
+#[test]
 fn colours_can_be_forced() {
     let dir = TempDir::new().unwrap();
     assert!(stdout(&main_in(dir.path(), &["check", "--color", "always"])).contains('\u{1b}'));

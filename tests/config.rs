@@ -293,6 +293,47 @@ fn accounts_and_venues_that_make_no_sense_are_refused() {
     refused("venue:\n  paper:\n    opening: {usdt: \"1\"}\n", "venue.paper.opening.usdt", "1", "capitals");
 }
 
+/// One account at Binance, with a secret file of this mode.
+fn at_binance(dir: &TempDir, mode: u32) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "hmac").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+    format!("[{{label: a, venue: binance, api_key: Key1, secret_file: {}}}]", secret.display())
+}
+
+#[test]
+fn an_account_at_binance_needs_a_key_and_a_secret_that_nobody_else_can_read() {
+    let dir = TempDir::new().unwrap();
+    let accounts = |list: &str| format!("trading:\n  accounts: {list}\n");
+    let file = "trading.accounts[0].secret_file";
+    loaded(&accounts(&at_binance(&dir, 0o600)), &[]);
+    refused(&accounts("[{label: a, venue: binance, api_key: K}]"), file, "nothing", "PKCS#8");
+    let missing = "[{label: a, venue: binance, api_key: K, secret_file: /no/such/file}]";
+    refused(&accounts(missing), file, "/no/such/file", "cannot be read");
+    refused(&accounts(&at_binance(&dir, 0o640)), file, "secret", "chmod 600");
+    let nameless = at_binance(&dir, 0o600).replace("api_key: Key1, ", "");
+    refused(&accounts(&nameless), "trading.accounts[0].api_key", "redacted", "the API key");
+    let directory = format!("[{{label: a, venue: binance, api_key: K, secret_file: {}}}]", dir.path().display());
+    refused(&accounts(&directory), file, "", "is not a file");
+}
+
+#[test]
+fn where_binance_is_reached_and_how_must_make_sense() {
+    let binance = |line: &str| format!("venue:\n  binance: {{{line}}}\n");
+    let key = |name: &str| format!("venue.binance.{name}");
+    loaded(&binance("rest_url: \"http://127.0.0.1:9\", ws_api_url: \"ws://localhost:9/x\""), &[]);
+    refused(&binance("rest_url: \"http://api.binance.com\""), &key("rest_url"), "api.binance.com", "https://");
+    refused(&binance("ws_api_url: \"ws://10.1.1.1/x\""), &key("ws_api_url"), "10.1.1.1", "wss://");
+    refused(&binance("ws_stream_url: nonsense"), &key("ws_stream_url"), "nonsense", "not a URL");
+    refused(&binance("reconcile_ms: 0"), &key("reconcile_ms"), "0", "above 0");
+    refused(&binance("rotate_ms: 86400000"), &key("rotate_ms"), "86400000", "24 hours");
+    refused(&binance("weight_reserve_percent: 51"), &key("weight_reserve_percent"), "51", "between 1 and 50");
+    let dir = TempDir::new().unwrap();
+    let hasty = format!("trading:\n  accounts: {}\nvenue:\n  request_timeout_ms: 4999\n", at_binance(&dir, 0o600));
+    refused(&hasty, "venue.request_timeout_ms", "4999", "recv_window_ms = 5000");
+}
+
 fn symbol(changed: &str, value: &str) -> String {
     let mut keys = vec![
         ("symbol", "BTCUSDT"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hotgo::clock::Clock;
-use hotgo::config::{MarketConfig, MarketSource, SymbolConfig};
+use hotgo::config::{MarketConfig, MarketSource, Sources, SymbolConfig, load};
 use hotgo::engines::{EngineRegistry, Engines, Farewell, Ports, Stage};
 use hotgo::market::MarketRunner;
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
@@ -62,7 +62,9 @@ impl World {
         let (mut rest, market_stop, clock) = (JoinSet::new(), CancellationToken::new(), Clock::start());
         let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await.unwrap();
         rest.spawn(writer.run());
-        let (runner, prices) = MarketRunner::open(&market(), clock).unwrap();
+        let defaults = Sources { dir: None, env: [].into(), working_dir: path.into(), flags: Vec::new() };
+        let live = load(&defaults).unwrap().config.venue.binance;
+        let (runner, prices) = MarketRunner::open(&market(), &live, clock).unwrap();
         let stop = market_stop.clone();
         rest.spawn(async move { runner.run(None, stop).await.unwrap() });
         let account = store.ensure_account("bench", "main").await.unwrap();

@@ -3,17 +3,20 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::{ExitCode, Failure, Global, Output, Style, migrate};
 use crate::build_info::BUILD_ID;
-use crate::config::{Loaded, Origin, ShutdownConfig};
+use crate::config::{BINANCE, Config, Loaded, Origin, ShutdownConfig};
+use crate::gateway::binance::Credentials;
 use crate::store::migrate::{State, Step};
 use crate::store::sqlite::integrity_check;
 
 pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
     let out = global.output();
     let loaded = global.load(&[])?;
+    let accounts = accounts(&loaded.config)?;
     writable(&loaded.config.data_dir)?;
     let database = loaded.config.database();
     let steps = migrate::status(&database).await?;
@@ -30,12 +33,14 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
         out.json(&json!({
             "build_id": BUILD_ID,
             "config": settings,
+            "accounts": accounts,
             "database": database,
             "migrations": steps,
             "plan": loaded.config.shutdown.plan(),
         }))?;
     } else {
         out.line(config_text(out, &loaded))?;
+        out.line(accounts_text(out, &accounts))?;
         out.line(database_text(out, &database, &steps))?;
         out.line(plan_text(out, &loaded.config.shutdown))?;
     }
@@ -53,6 +58,49 @@ fn config_text(out: Output, loaded: &Loaded) -> String {
             other => other.to_string(),
         };
         lines.push(format!("  {:width$}  {:values$}  {origin}", setting.key, setting.value));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// An account, and how it gets into its venue.
+#[derive(Debug, Serialize)]
+struct AccountLine {
+    label: String,
+    venue: String,
+    /// What kind of key it signs with.
+    key: Option<&'static str>,
+    url: Option<String>,
+}
+
+/// Reads the accounts' secrets, so that one that cannot be used shows here and not at the start. Nothing is sent.
+fn accounts(config: &Config) -> Result<Vec<AccountLine>, Failure> {
+    let read = |(index, account): (usize, &crate::config::AccountConfig)| {
+        let mut line = AccountLine { label: account.label.clone(), venue: account.venue.clone(), key: None, url: None };
+        if account.venue == BINANCE {
+            let file = account.secret_file.as_deref().unwrap_or(Path::new(""));
+            let api_key = account.api_key.as_deref().unwrap_or_default();
+            let credentials = Credentials::load(api_key, file).map_err(|error| {
+                let what = format!("trading.accounts[{index}].secret_file = {}: {error}", file.display());
+                Failure::new(ExitCode::ConfigInvalid, what)
+                    .help("the file holds one HMAC secret, or one Ed25519 private key as PKCS#8 PEM")
+            })?;
+            line.key = Some(credentials.kind());
+            line.url = Some(config.venue.binance.rest_url.clone());
+        }
+        Ok(line)
+    };
+    config.trading.accounts.iter().enumerate().map(read).collect()
+}
+
+fn accounts_text(out: Output, accounts: &[AccountLine]) -> String {
+    let mut lines = vec![out.paint(Style::Bold, "accounts")];
+    for AccountLine { label, venue, key, url } in accounts {
+        let reached = match (key, url) {
+            (Some(key), Some(url)) => format!(" at {url}, {key} key"),
+            _ => String::new(),
+        };
+        lines.push(format!("  {label}: {venue}{reached}"));
     }
     lines.push(String::new());
     lines.join("\n")

@@ -192,16 +192,19 @@ fn accounts(config: &Config, faults: &mut Faults) {
 /// What an account at a real venue needs.
 fn credentials(account: &AccountConfig, key: &dyn Fn(&str) -> String, faults: &mut Faults) {
     let api_key = account.api_key.as_deref().unwrap_or_default();
-    faults.unless(
+    faults.agree(
         !api_key.is_empty() && api_key.bytes().all(|b| b.is_ascii_alphanumeric()),
-        key("api_key"),
+        &key("api_key"),
         if api_key.is_empty() { "nothing" } else { api_key },
+        &["trading.accounts"],
         "write the API key that the venue gave you, letters and digits only",
     );
     match &account.secret_file {
-        None => faults.add(
-            key("secret_file"),
+        None => faults.agree(
+            false,
+            &key("secret_file"),
             "nothing",
+            &["trading.accounts"],
             "name the file that holds the key's secret: an HMAC secret, or an Ed25519 private key as PKCS#8 PEM",
         ),
         Some(path) => {

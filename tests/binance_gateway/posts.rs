@@ -36,7 +36,8 @@ async fn an_accepted_order_is_posted_once_signed_over_exactly_what_was_sent() {
     assert!(post.head.contains("application/x-www-form-urlencoded"), "{}", post.head);
     let (payload, signature) = post.body.rsplit_once("&signature=").unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    let expected: String = hmac::sign(&key, payload.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let tag = hmac::sign(&key, payload.as_bytes());
+    let expected = tag.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(signature, expected);
     assert_eq!(post.param("recvWindow").unwrap(), "2000");
     assert_eq!(post.param("newClientOrderId").unwrap(), OURS);
@@ -105,7 +106,7 @@ async fn without_a_connection_an_order_was_certainly_not_sent() {
 
 #[tokio::test]
 async fn before_the_venues_clock_is_known_nothing_is_signed() {
-    let server = Server::start(|request| request.is("GET /api/v3/time").then(|| Reply::Silence)).await;
+    let server = Server::start(|request| request.is("GET /api/v3/time").then_some(Reply::Silence)).await;
     let rig = Rig::new(server.address, server.address, |_| {});
     let result = rig.gateway.send(&order()).await;
     assert!(matches!(&result, SendResult::NotSent { reason } if reason.contains("clock")), "{result:?}");

@@ -29,8 +29,8 @@ async fn query(reply: fn(&Request) -> Option<Reply>, thorough: bool) -> (QueryRe
     (result, paths)
 }
 
-fn none(_: &Request) -> Option<Reply> {
-    Some(error(400, -2013, "Order does not exist."))
+fn none() -> Reply {
+    error(400, -2013, "Order does not exist.")
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn an_order_is_found_by_our_id_whatever_id_the_venue_shows() {
 async fn a_thorough_no_has_looked_everywhere_and_a_quick_one_has_not() {
     let everywhere = |request: &Request| match request.line.split('?').next().unwrap() {
         "GET /api/v3/openOrders" | "GET /api/v3/allOrders" => Some(ok(format!("[{}]", row(1, "web_1", "NEW")))),
-        "GET /api/v3/order" => none(request),
+        "GET /api/v3/order" => Some(none()),
         _ => None,
     };
     let (result, paths) = query(everywhere, true).await;
@@ -65,7 +65,7 @@ async fn an_order_that_only_the_lists_show_is_found() {
     let listed = |request: &Request| match request.line.split('?').next().unwrap() {
         "GET /api/v3/openOrders" => Some(ok("[]")),
         "GET /api/v3/allOrders" => Some(ok(format!("[{},{}]", row(1, "web_1", "NEW"), row(2, OURS, "FILLED")))),
-        "GET /api/v3/order" => none(request),
+        "GET /api/v3/order" => Some(none()),
         _ => None,
     };
     let (result, _) = query(listed, true).await;
@@ -76,7 +76,7 @@ async fn an_order_that_only_the_lists_show_is_found() {
 async fn a_list_that_could_not_be_read_proves_no_absence() {
     let failing = |request: &Request| match request.line.split('?').next().unwrap() {
         "GET /api/v3/openOrders" => Some(ok("[]")),
-        "GET /api/v3/order" => none(request),
+        "GET /api/v3/order" => Some(none()),
         "GET /api/v3/time" => None,
         _ => Some(error(503, -1008, "Server is currently overloaded.")),
     };

@@ -155,7 +155,8 @@ fn own_reply(request: &Request) -> Reply {
 }
 
 fn answer(status: u16, headers: &[(&str, String)], body: &str) -> Vec<u8> {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String =
+        headers.iter().fold(String::new(), |text, (name, value)| text + &format!("{name}: {value}\r\n"));
     format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len()).into_bytes()
 }
 

@@ -201,7 +201,9 @@ impl Account {
     pub(super) async fn open_orders(&self) -> Result<Vec<OrderReport>, GatewayError> {
         let rows: Vec<OrderRow> = self.call(Method::GET, OPEN_ORDERS, Vec::new(), (Class::Read, 80)).await?;
         let reports = wire::reports(&rows)?;
-        reports.iter().for_each(|report| self.note_name(report));
+        for report in &reports {
+            self.note_name(report);
+        }
         Ok(reports)
     }
 

@@ -10,11 +10,11 @@ use trading::time::Timestamp;
 
 /// Until `exchangeInfo` says it. A guess that is too low would keep us from asking.
 const UNKNOWN_LIMIT: u32 = u32::MAX;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// When the venue forbids everything and does not say for how long: the shortest ban that it documents.
-const DEFAULT_BAN: Duration = Duration::from_secs(120);
+const DEFAULT_BAN: Duration = Duration::from_mins(2);
 /// Nobody is banned for longer ("from 2 minutes to 3 days").
-const LONGEST_BAN: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+const LONGEST_BAN: Duration = Duration::from_hours(72);
 /// `Retry-After` is in whole seconds, and our view of the venue's clock not exact.
 const BAN_MARGIN: Duration = Duration::from_secs(1);
 
@@ -53,8 +53,10 @@ pub(super) struct Weights {
     limit: u32,
     reserve_percent: u32,
     window: i64,
-    /// As far as we and the venue's headers know, without what is under way.
-    used: u32,
+    /// What was sent in this minute, and what was under way when it began: the venue may count that in it, too.
+    ours: u32,
+    /// What others at this address have used, as far as the venue's headers show it.
+    others: u32,
     under_way: u32,
     banned_until: Option<Timestamp>,
 }
@@ -65,7 +67,8 @@ impl Weights {
             limit: UNKNOWN_LIMIT,
             reserve_percent: reserve_percent.min(100),
             window: i64::MIN,
-            used: 0,
+            ours: 0,
+            others: 0,
             under_way: 0,
             banned_until: None,
         }
@@ -89,10 +92,11 @@ impl Weights {
     pub(super) fn admit(&mut self, class: Class, weight: u32, now: Timestamp) -> Result<Ticket, Busy> {
         self.banned(now)?;
         self.roll(now);
-        let taken = self.used.saturating_add(self.under_way).saturating_add(weight);
+        let taken = self.ours.saturating_add(self.others).saturating_add(weight);
         if taken > self.ceiling(class) {
             return Err(Busy { reason: "the request weight of this minute is used up", wait: until_next(MINUTE, now) });
         }
+        self.ours = self.ours.saturating_add(weight);
         self.under_way = self.under_way.saturating_add(weight);
         Ok(Ticket { weight, window: self.window })
     }
@@ -101,17 +105,18 @@ impl Weights {
     pub(super) fn settle(&mut self, ticket: &Ticket, reported: Option<u32>, now: Timestamp) {
         self.roll(now);
         self.under_way = self.under_way.saturating_sub(ticket.weight);
-        // The venue may have counted it in this minute, also if it was sent in the one before.
-        self.used = self.used.saturating_add(ticket.weight);
         if ticket.window == self.window {
-            // The larger of the two: others may share the address, and answers may overtake each other.
-            self.used = self.used.max(reported.unwrap_or_default());
+            // Whatever of ours the venue has counted is in `ours`, so the rest is certainly that of others.
+            self.others = self.others.max(reported.unwrap_or_default().saturating_sub(self.ours));
         }
     }
 
     /// The request was not sent after all.
     pub(super) fn cancel(&mut self, ticket: &Ticket) {
         self.under_way = self.under_way.saturating_sub(ticket.weight);
+        if ticket.window == self.window {
+            self.ours = self.ours.saturating_sub(ticket.weight);
+        }
     }
 
     /// The venue answered 429 or 418.
@@ -131,7 +136,7 @@ impl Weights {
         let window = window_of(MINUTE, now);
         // A clock that was set back a little opens no new minute.
         if window > self.window {
-            (self.window, self.used) = (window, 0);
+            (self.window, self.ours, self.others) = (window, self.under_way, 0);
         }
     }
 }

@@ -33,12 +33,6 @@ impl Outlet {
         self.tell_down();
     }
 
-    /// Something was missed, and the connection is well.
-    pub(super) fn gap(&mut self) {
-        self.tell_down();
-        self.settle();
-    }
-
     /// Hands over a report. A consumer that is behind misses it, and is told so.
     pub(super) fn report(&mut self, report: OrderReport) {
         if !self.told_up {
@@ -122,7 +116,6 @@ mod tests {
         for _ in 0..50 {
             outlet.up();
             (0..9).for_each(|id| outlet.report(report(id)));
-            outlet.gap();
             outlet.down();
         }
         let mut up = false;

@@ -66,7 +66,8 @@ impl Dialer {
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(2 * MAX_MESSAGE);
         let connector = Connector::Rustls(Arc::clone(&self.tls));
-        let connecting = connect_async_tls_with_config(url, Some(config), true, Some(connector));
+        // On the heap: a TLS handshake is a large future.
+        let connecting = Box::pin(connect_async_tls_with_config(url, Some(config), true, Some(connector)));
         let (socket, _) = timeout(self.connect_timeout, connecting).await.map_err(|_| SocketError::Timeout)??;
         Ok(Line { socket, heard: Instant::now(), silence: self.silence })
     }

@@ -29,6 +29,8 @@ const OVERLAP: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 /// When the list that confirms or clears a suspicion follows.
 const CONFIRM: Duration = Duration::from_secs(1);
+/// How far two gaps that the consumer is told of are apart.
+const BETWEEN_GAPS: Duration = Duration::from_secs(1);
 /// A connection that lasted this long was a good one: the next attempt need not wait.
 const LASTED: Duration = Duration::from_secs(30);
 
@@ -173,6 +175,9 @@ struct Session<'a> {
     list: Option<BoxFuture<'a, Result<Vec<OrderReport>, GatewayError>>>,
     list_at: Instant,
     beliefs: Beliefs,
+    last_gap: Option<Instant>,
+    /// When the consumer is told that the stream is up again after a gap.
+    up_at: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -189,6 +194,8 @@ impl<'a> Session<'a> {
             list: None,
             list_at: now + account.venue.reconcile,
             beliefs: Beliefs::default(),
+            last_gap: None,
+            up_at: None,
         }
     }
 
@@ -208,9 +215,13 @@ impl<'a> Session<'a> {
                 () = at(old_until) => self.old = None,
                 successor = result_of(&mut self.successor) => self.succeed(successor),
                 () = sleep_until(self.rotate_at), if self.successor.is_none() => self.rotate(),
-                list = result_of(&mut self.list) => self.listed(list),
+                list = result_of(&mut self.list) => self.listed(list.ok().as_deref()),
                 () = sleep_until(self.list_at), if self.list.is_none() => {
                     self.list = Some(Box::pin(self.account.open_orders()));
+                }
+                () = at(self.up_at) => {
+                    self.up_at = None;
+                    self.outlet.up();
                 }
                 () = sleep(LOOK), if self.outlet.waits() => self.outlet.settle(),
             }
@@ -272,13 +283,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn listed(&mut self, list: Result<Vec<OrderReport>, GatewayError>) {
+    /// A list that could not be had proves nothing; the next one is due as always.
+    fn listed(&mut self, list: Option<&[OrderReport]>) {
         self.list = None;
-        let contradiction = match &list {
-            Ok(list) => self.beliefs.listed(list),
-            // A list that could not be had proves nothing; the next one is due as always.
-            Err(_) => None,
-        };
+        let contradiction = list.and_then(|list| self.beliefs.listed(list));
         let reconcile = self.account.venue.reconcile;
         let wait = if self.beliefs.suspects() { CONFIRM.min(reconcile) } else { reconcile };
         self.list_at = Instant::now() + wait;
@@ -287,13 +295,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Something was missed: the consumer fetches it, and we start to believe from scratch.
+    /// Something was missed: the consumer fetches it, and we start to believe from scratch. Gaps that follow each other are
+    /// told once in a while only, since each makes the consumer ask for a lot.
     fn gap(&mut self, reason: &str) {
         tracing::warn!(account = %self.account.label, %reason, "a gap in the account's stream");
         self.beliefs = Beliefs::default();
         self.list = None;
         self.list_at = Instant::now() + self.account.venue.reconcile;
-        self.outlet.gap();
+        self.outlet.down();
+        let now = Instant::now();
+        let at = self.last_gap.map_or(now, |last| now.max(last + BETWEEN_GAPS));
+        (self.last_gap, self.up_at) = (Some(at), Some(at));
     }
 }
 

@@ -260,7 +260,8 @@ pub(super) struct ExchangeInfo {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RateLimit {
-    rate_limit_type: String,
+    #[serde(rename = "rateLimitType")]
+    kind: String,
     interval: String,
     interval_num: u32,
     limit: u32,
@@ -302,15 +303,16 @@ enum Filter {
 impl ExchangeInfo {
     /// The weight of a minute, if the venue limits it.
     pub(super) fn weight_limit(&self) -> Option<u32> {
-        let mut minute = self.rate_limits.iter().filter(|limit| {
-            limit.rate_limit_type == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1
-        });
+        let mut minute = self
+            .rate_limits
+            .iter()
+            .filter(|limit| limit.kind == "REQUEST_WEIGHT" && limit.interval == "MINUTE" && limit.interval_num == 1);
         minute.next().map(|limit| limit.limit)
     }
 
     /// How many orders an account may make, by interval.
     pub(super) fn order_limits(&self) -> Vec<OrderLimit> {
-        let orders = self.rate_limits.iter().filter(|limit| limit.rate_limit_type == "ORDERS");
+        let orders = self.rate_limits.iter().filter(|limit| limit.kind == "ORDERS");
         orders
             .filter_map(|limit| {
                 let interval = interval(limit.interval.chars().next()?, limit.interval_num)?;

@@ -55,8 +55,10 @@ fn a_request_under_way_counts_until_it_is_over() {
     let mut weights = weights(10, 20);
     let all = weights.admit(Class::Entry, 8, at(0)).unwrap();
     assert!(weights.admit(Class::Entry, 1, at(60_000)).is_err(), "the venue may count it in the new minute");
-    weights.cancel(&all);
-    assert!(weights.admit(Class::Entry, 8, at(60_000)).is_ok());
+    weights.settle(&all, None, at(60_001));
+    let next = weights.admit(Class::Entry, 8, at(120_000)).unwrap();
+    weights.cancel(&next);
+    assert!(weights.admit(Class::Entry, 8, at(120_000)).is_ok(), "what was not sent after all takes nothing");
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn an_accounts_orders_are_counted_by_interval_and_corrected_by_the_venue() {
     }
     assert_eq!(orders.admit(at(0)).unwrap_err().wait, Duration::from_secs(10), "both are under way");
     orders.settle(&[], at(1));
-    orders.settle(&[(Duration::from_secs(10), 1), (Duration::from_secs(86_400), 1)], at(1));
+    orders.settle(&[(Duration::from_secs(10), 1), (Duration::from_hours(24), 1)], at(1));
     orders.admit(at(2)).expect("a filled order is taken off the venue's count");
     orders.settle(&[], at(3));
     assert!(orders.admit(at(4)).is_err());
@@ -90,7 +92,7 @@ fn an_accounts_orders_are_counted_by_interval_and_corrected_by_the_venue() {
     assert!(orders.admit(at(5)).is_err(), "asking for the limits again forgets no order");
     orders.admit(at(10_000)).unwrap();
     orders.settle(&[], at(10_001));
-    assert!(orders.admit(at(20_000)).unwrap_err().wait > Duration::from_secs(60), "the day is used up");
+    assert!(orders.admit(at(20_000)).unwrap_err().wait > Duration::from_mins(1), "the day is used up");
 }
 
 #[derive(Debug, Clone)]
