@@ -377,6 +377,7 @@ impl Boot<'_> {
             .keep_connections_until(self.phases.close_streams)
             .connection_limit(limits::connections(config.max_connections))
             .header_read_timeout(ms(config.header_timeout_ms))
+            .write_timeout(ms(config.write_timeout_ms))
             .idle_timeout(ms(config.idle_timeout_ms))
             .linger(ms(self.config.shutdown.linger_ms));
         server.serve_tcp(listener).map_err(|_| BootError::Stopped)?;

@@ -31,9 +31,15 @@ impl Verdict {
 }
 
 /// Audits a data directory, waiting up to `settle` for things to get quiet.
-pub(crate) async fn audit(data_dir: &Path, answered: Option<&Path>, settle: Duration) -> Verdict {
+pub(crate) async fn audit(
+    data_dir: &Path,
+    settings: impl Iterator<Item = &(String, String)>,
+    answered: Option<&Path>,
+    settle: Duration,
+) -> Verdict {
     let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
     command.args(["audit", "--json", "--settle", &settle.as_secs().to_string(), "--data-dir"]).arg(data_dir);
+    command.envs(settings.map(|(name, value)| (name, value)));
     if let Some(path) = answered {
         command.arg("--answered").arg(path);
     }

@@ -44,6 +44,7 @@ pub(crate) struct Installation {
     directory: TempDir,
     settings: Vec<(String, String)>,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
     bind: String,
     token: Option<String>,
 }
@@ -58,13 +59,25 @@ impl Installation {
     /// An empty data directory and the server's own defaults.
     pub(crate) fn with_defaults() -> Self {
         let directory = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
-        Self { directory, settings: Vec::new(), arguments: Vec::new(), bind: "127.0.0.1:0".to_owned(), token: None }
+        Self {
+            directory,
+            settings: Vec::new(),
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            bind: "127.0.0.1:0".to_owned(),
+            token: None,
+        }
     }
 
     /// One more setting, by its environment variable.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// One setting less.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.settings.retain(|(known, _)| known != name);
     }
 
     /// Points at which its processes are held.
@@ -78,6 +91,11 @@ impl Installation {
     /// The command line's further arguments.
     pub(crate) fn arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
+    /// A command in front of the binary, such as `prlimit --nofile=64`; it must become the binary by `exec`. None if empty.
+    pub(crate) fn wrap<I: IntoIterator<Item: Into<String>>>(&mut self, words: I) {
+        self.wrapper = words.into_iter().map(Into::into).collect();
     }
 
     /// Another address than any free port.
@@ -132,7 +150,8 @@ impl Installation {
 
     /// Audits the data directory.
     pub(crate) async fn audit(&self, answered: Option<&Path>) -> Verdict {
-        audit(&self.data_dir(), answered, Duration::from_secs(15)).await
+        let settings = self.settings.iter().filter(|(name, _)| name.starts_with("HOTGO__"));
+        audit(&self.data_dir(), settings, answered, Duration::from_secs(15)).await
     }
 
     /// Starts once more, audits, stops: what every test of a bad end closes with.
@@ -161,8 +180,10 @@ pub(crate) struct Robot {
 
 impl Server {
     fn spawn(installation: &Installation) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
+        let mut words = installation.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_main")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(["http", "--bind", &installation.bind, "--data-dir"])
             .arg(installation.data_dir())
             .args(&installation.arguments)
@@ -177,6 +198,48 @@ impl Server {
         let address =
             |line: &str| line.strip_prefix("listening on http://").map(|address| address.trim().parse().unwrap());
         self.address = Some(self.process.find_line("where it listens", address).await.unwrap());
+    }
+
+    /// Whether it becomes ready, for those that may die before.
+    pub(crate) async fn comes_up(&mut self) -> bool {
+        let deadline = tokio::time::Instant::now() + READY;
+        while tokio::time::Instant::now() < deadline {
+            if self.exits_within(Duration::from_millis(10)).await {
+                return false;
+            }
+            let stdout = self.stdout();
+            let address = stdout.lines().find_map(|line| line.strip_prefix("listening on http://"));
+            self.address = address.map(|address| address.trim().parse().unwrap());
+            if self.address.is_some() {
+                let answer = self.client().anonymous().get("/api/health/ready").await;
+                if answer.is_ok_and(|answer| answer.status == 200) {
+                    return true;
+                }
+            }
+        }
+        panic!("neither ready nor dead within {READY:?}");
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// SIGSTOP, and the moment when all of its threads stand still.
+    pub(crate) async fn freeze(&self) {
+        self.process.freeze().await.unwrap();
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        self.process.thaw().unwrap();
+    }
+
+    /// The most memory that it had at once, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Waits until it calls itself ready.
