@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::support::server::signal_body;
 use super::support::{Installation, Load, Server};
-use super::tools::{order_of, order_with_status, strace, traced, traced_line};
+use super::tools::{order_of, order_with_status, strace, whole_trace};
 use super::trace::{Disk, Moment, Survives, Trace};
 
 const CALLS: &str = "trace=pwrite64,write,writev,sendto,sendmsg,fdatasync,fsync,ftruncate,openat,unlink,rename";
@@ -24,8 +24,8 @@ struct Watched {
 
 async fn watched(more: &[&str]) -> Watched {
     let mut installation = Installation::new();
-    installation.set("HOTGO__VENUE__RECV_WINDOW_MS", "20000");
-    installation.set("HOTGO__VENUE__REQUEST_TIMEOUT_MS", "10000");
+    installation.set("HOTGO__VENUE__RECV_WINDOW_MS", "2000");
+    installation.set("HOTGO__VENUE__REQUEST_TIMEOUT_MS", "1500");
     installation.set("HOTGO__TRADING__LEASE_TTL_MS", "300000");
     let server = installation.start().await;
     let robot = server.robot("powered").await;
@@ -91,8 +91,7 @@ async fn strace_shows_that_every_answer_and_every_order_at_the_venue_comes_after
     let (before, path) = (watched.before.clone(), watched.trace.clone());
     watched.server.sigterm();
     watched.server.wait_exit(super::tools::BUDGET).await;
-    traced_line(&path, "exited with").await;
-    let trace = Trace::parse(&traced(&path));
+    let trace = Trace::parse(&whole_trace(&path, watched.server.pid()).await);
     let (early, seen) = too_early(&before, &trace, keys);
     assert!(seen >= 2 * keys, "only {seen} answers and orders were seen");
     assert_eq!(early, Vec::<String>::new());
@@ -102,9 +101,9 @@ async fn strace_shows_that_every_answer_and_every_order_at_the_venue_comes_after
 async fn strace_in_the_place_of_every_sync_is_found_out_by_the_same_check() {
     let watched = watched(&["-e", "inject=fdatasync,fsync:retval=0"]).await;
     let keys = a_dozen_orders(&watched).await;
-    let (before, path) = (watched.before.clone(), watched.trace.clone());
+    let (before, path, pid) = (watched.before.clone(), watched.trace.clone(), watched.server.pid());
     watched.server.sigkill().await;
-    let trace = Trace::parse(&traced(&path));
+    let trace = Trace::parse(&whole_trace(&path, pid).await);
     let (early, seen) = too_early(&before, &trace, keys);
     assert!(seen >= 2 * keys && early.len() == seen, "of {seen} only {} were found out", early.len());
 }
@@ -124,8 +123,9 @@ async fn strace_tells_what_a_power_loss_leaves_at_each_answer_and_every_answered
     let load = Load::new(&watched.installation.scratch("answered"), "power");
     load.run(&watched.server.client(), &watched.robot, 5, 80).await;
     let Watched { installation, server, before, trace, .. } = watched;
+    let pid = server.pid();
     server.sigkill().await;
-    let trace = Trace::parse(&traced(&trace));
+    let trace = Trace::parse(&whole_trace(&trace, pid).await);
     let (mut disk, mut told, mut images) = (before, BTreeSet::new(), 0);
     for (at, moment) in trace.moments.iter().enumerate() {
         let keys = match *moment {

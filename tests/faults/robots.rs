@@ -63,7 +63,8 @@ async fn a_starved_runtime_is_ended_by_the_watchdog_which_names_the_blockers_and
     let exit = server.wait_exit(Duration::from_secs(20)).await;
     assert_eq!(exit, Exit::Code(70), "after {:?}\n{}", at.elapsed(), server.stderr());
     let words = server.stderr();
-    assert!(words.contains("shutdown") && words.contains("engine:main"), "the blockers are not named:\n{words}");
+    assert!(words.contains("shutdown watchdog: not over in time"), "{words}");
+    assert!(words.contains("waiting for announce: "), "the blockers are not named:\n{words}");
     drop(held);
     points.disarm("stall");
     stalled.abort_all();

@@ -12,9 +12,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::support::{CLEAN, Installation, UNCLEAN, eventually, within};
+use super::support::{CLEAN, Installation, eventually, within};
 use super::tools::number;
 
+/// The most that a websocket may cost the server, closing included.
+const EACH_KIB: u64 = 64;
 /// What the test and the server need besides the websockets themselves.
 const OTHER_DESCRIPTORS: u64 = 200;
 
@@ -93,7 +95,7 @@ async fn ten_thousand_websockets_get_a_close_frame_within_five_seconds_of_the_ph
         installation.set(&format!("HOTGO__SHUTDOWN__{phase}_MS"), ms);
     }
     let mut server = installation.start().await;
-    let idle_kib = server.peak_kib();
+    let idle_kib = server.peak_kib().unwrap();
     let (address, token) = (server.address(), Arc::<str>::from(server.token()));
     let (mut opening, at_once) = (JoinSet::new(), Arc::new(Semaphore::new(64)));
     for _ in 0..count {
@@ -108,6 +110,7 @@ async fn ten_thousand_websockets_get_a_close_frame_within_five_seconds_of_the_ph
     let status = server.admin().get("/status").await.unwrap().ok();
     assert_eq!(status["sessions"], count, "{status}");
 
+    let open_kib = server.peak_kib().unwrap();
     let mut closing = JoinSet::new();
     for socket in sockets {
         closing.spawn(socket.closed());
@@ -125,13 +128,14 @@ async fn ten_thousand_websockets_get_a_close_frame_within_five_seconds_of_the_ph
     let since = phase.unwrap_or_else(Instant::now);
     let mut codes: Vec<_> = within(Duration::from_secs(20), "all are closed", closing.join_all()).await;
     let took = since.elapsed();
+    let peak_kib = server.peak_kib().max(Some(open_kib)).unwrap();
     codes.extend(first.map(Result::unwrap));
     let good = codes.iter().filter(|code| matches!(code, Ok(1001 | 1012))).count();
     let bad = codes.iter().find(|code| !matches!(code, Ok(1001 | 1012)));
     assert_eq!(good, count, "without a Close frame: {} such as {bad:?}", count - good);
     assert!(took < Duration::from_secs(5), "the last Close frame came after {took:?}");
-    let exit = server.wait_exit(Duration::from_secs(15)).await;
-    assert!(exit == CLEAN || exit == UNCLEAN, "{exit:?}");
-    assert_eq!(exit, CLEAN, "{}", server.stdout());
-    eprintln!("closed in {took:?}, idle {idle_kib} KiB");
+    let each_kib = (peak_kib - idle_kib) / count as u64;
+    eprintln!("closed in {took:?}; memory {idle_kib} KiB at the start, {open_kib} open, {peak_kib} closing");
+    assert!(each_kib < EACH_KIB, "{each_kib} KiB a websocket");
+    assert_eq!(server.wait_exit(Duration::from_secs(15)).await, CLEAN, "{}", server.stdout());
 }

@@ -19,7 +19,7 @@ pub(crate) fn number(name: &str, otherwise: usize) -> usize {
 
 /// strace in front of the server, detached, so that signals and the exit are the server's own.
 pub(crate) fn strace(trace: &Path, options: &[&str]) -> Vec<String> {
-    let mut words: Vec<String> = ["strace", "-D", "-f", "-qq", "-o"].map(str::to_owned).into();
+    let mut words: Vec<String> = ["strace", "-D", "-f", "-q", "-o"].map(str::to_owned).into();
     words.push(trace.to_str().unwrap().to_owned());
     words.extend(options.iter().map(|option| (*option).to_owned()));
     words
@@ -31,10 +31,12 @@ pub(crate) fn traced(trace: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Waits until strace has noted this.
-pub(crate) async fn traced_line(trace: &Path, text: &str) {
-    let noted = async || traced(trace).contains(text).then_some(());
-    eventually(Duration::from_secs(10), format!("{text:?} in the trace"), noted).await;
+/// The whole trace of a process that has ended: strace notes the end of its first thread last.
+pub(crate) async fn whole_trace(trace: &Path, pid: i32) -> String {
+    let pid = format!("{pid} ");
+    let ends = |line: &str| line.strip_prefix(&pid).is_some_and(|rest| rest.trim_start().starts_with("+++ "));
+    let whole = async || Some(traced(trace)).filter(|text| text.lines().any(ends));
+    eventually(Duration::from_secs(10), "strace notes the end of the process", whole).await
 }
 
 /// An order of this status, or a failed test.

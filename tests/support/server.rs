@@ -235,11 +235,11 @@ impl Server {
         self.process.thaw().unwrap();
     }
 
-    /// The most memory that it had at once, in KiB.
-    pub(crate) fn peak_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    /// The most memory that it had at once, in KiB. None once it has ended.
+    pub(crate) fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        peak.trim().trim_end_matches(" kB").parse().ok()
     }
 
     /// Waits until it calls itself ready.
