@@ -14,6 +14,9 @@ pub use shutdown_coordinator::points::{point as hit, point_blocking as stall};
 pub const BUGGY_ROBOT: &str = "failpoint-panic";
 
 /// [`trading::robot::decide`], but for robots named [`BUGGY_ROBOT`].
+///
+/// # Panics
+/// That is what it is for.
 #[cfg(feature = "failpoints")]
 pub fn strategy(
     view: &trading::robot::View<'_>,

@@ -58,18 +58,18 @@ async fn slow_and_silent_clients_are_cut_and_others_are_served_meanwhile() {
         }
     }
     // As long as any of them is there, others are served.
-    let (mut served, mut slowest) = (0, Duration::ZERO);
+    let (mut count, mut slowest) = (0, Duration::ZERO);
     while slow.len() > 1 {
         let at = Instant::now();
         load.send(&server.client(), &robot).await.unwrap().ok();
         slowest = slowest.max(at.elapsed());
-        served += 1;
+        count += 1;
         while let Some(cut) = slow.try_join_next() {
             let took = cut.unwrap();
             assert!(took < Duration::from_secs(20), "cut only after {took:?}");
         }
     }
-    assert!(served > 3 && slowest < Duration::from_secs(5), "{served} served, the slowest after {slowest:?}");
+    assert!(count > 3 && slowest < Duration::from_secs(5), "{count} served, the slowest after {slowest:?}");
     within(Duration::from_secs(20), "the last is cut", slow.join_all()).await;
     installation.audit(Some(load.path())).await.assert_clean("after slow clients");
     server.assert_stops_clean().await;
@@ -126,8 +126,8 @@ async fn two_hundred_connections_on_64_descriptors_leave_the_admin_socket_answer
     }
     drop(crowd);
     let client = server.client();
-    let served = async || load.send(&client, &robot).await.filter(super::support::Answer::is_success);
-    eventually(Duration::from_secs(15), "signals are taken again", served).await;
+    let taken = async || load.send(&client, &robot).await.filter(super::support::Answer::is_success);
+    eventually(Duration::from_secs(15), "signals are taken again", taken).await;
     installation.audit(Some(load.path())).await.assert_clean("after the descriptors ran out");
     server.assert_stops_clean().await;
 }

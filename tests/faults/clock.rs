@@ -39,10 +39,10 @@ async fn jump(by: &str) {
     std::fs::write(&offset, by).unwrap();
     // The lease is by the database's clock: at the latest when it is renewed, the jump is noticed and survived.
     let client = server.client();
-    let served = async || load.send(&client, &robot).await.filter(super::support::Answer::is_success);
+    let taken = async || load.send(&client, &robot).await.filter(super::support::Answer::is_success);
     let settled = Instant::now() + Duration::from_secs(4);
     eventually(Duration::from_secs(20), "signals are taken again", async || {
-        served().await.filter(|_| Instant::now() > settled)
+        taken().await.filter(|_| Instant::now() > settled)
     })
     .await;
     let ended = async || {

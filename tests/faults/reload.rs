@@ -60,7 +60,7 @@ async fn an_invalid_configuration_changes_nothing_and_is_seen_in_log_and_status(
         assert_eq!(last["ok"], false, "{key}: {last}");
         assert!(last["detail"].as_str().unwrap().contains(key), "{key} is not named: {last}");
         let log = server.stderr();
-        let line = log.lines().filter(|line| line.contains("configuration not reloaded")).last().unwrap();
+        let line = log.lines().rfind(|line| line.contains("configuration not reloaded")).unwrap();
         assert!(line.contains("ERROR") && line.contains(key), "{key} is not named at error level: {line}");
         assert!(!log.contains("DEBUG"), "half of a refused configuration is in force");
     }

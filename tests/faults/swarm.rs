@@ -16,7 +16,7 @@ use super::support::{CLEAN, Installation, eventually, within};
 use super::tools::number;
 
 /// The most that a websocket may cost the server, closing included.
-const EACH_KIB: u64 = 64;
+const EACH_KIB: u64 = 32;
 /// What the test and the server need besides the websockets themselves.
 const OTHER_DESCRIPTORS: u64 = 200;
 
@@ -105,7 +105,7 @@ async fn ten_thousand_websockets_get_a_close_frame_within_five_seconds_of_the_ph
             Thin::open(address, &token).await
         });
     }
-    let opened = within(Duration::from_secs(60), "all are open", opening.join_all()).await;
+    let opened = within(Duration::from_mins(1), "all are open", opening.join_all()).await;
     let sockets: Vec<Thin> = opened.into_iter().collect::<Result<_, _>>().unwrap();
     let status = server.admin().get("/status").await.unwrap().ok();
     assert_eq!(status["sessions"], count, "{status}");

@@ -285,7 +285,7 @@ impl Disk {
 
 #[test]
 fn a_write_is_durable_after_a_sync_that_began_later_and_did_something() {
-    let hex = |text: &str| text.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let hex = |text: &str| text.bytes().fold(String::new(), |text, byte| text + &format!("\\x{byte:02x}"));
     let file = hex("/d/hotgo.db-wal");
     let one = format!("1  pwrite64(5<{file}>, \"{}\", 2, 0) = 2\n", hex("ab"));
     let cases = [
