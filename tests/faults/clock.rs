@@ -52,6 +52,12 @@ async fn jump(by: &str) {
         (!open).then_some(())
     };
     eventually(Duration::from_secs(20), "every order has ended", ended).await;
+    // The venue that lives in the same process goes by the wall clock: it is entitled to refuse, and to nothing else.
+    for order in server.orders().await {
+        let refused =
+            order["status"] == "REJECTED" && order["reason"].as_str().is_some_and(|why| why.contains("-1021"));
+        assert!(order["status"] == "FILLED" || refused, "{by}: {order}");
+    }
     installation.audit(Some(load.path())).await.assert_clean(&format!("after a jump of {by}"));
     server.assert_stops_clean().await;
 

@@ -25,7 +25,7 @@
 //! | robot panics | faults/robots: a_robot_that_panics_is_quarantined_and_reported_and_its_account_trades_on |
 //! | runtime starved | faults/robots: a_starved_runtime_is_ended_by_the_watchdog_which_names_the_blockers_and_no_order_is_lost |
 //! | fds exhausted | faults/clients: two_hundred_connections_on_64_descriptors_leave_the_admin_socket_answering_and_the_server_recovers |
-//! | invalid config on reload | faults/reload: an_invalid_configuration_changes_nothing_and_is_seen_in_log_and_status a_valid_configuration_changes_the_log_filter_and_the_limits_of_a_running_server; blackbox_shutdown: sighup_does_not_end_the_process |
+//! | invalid config on reload | faults/reload: an_invalid_configuration_changes_nothing_and_is_seen_in_log_and_status a_valid_configuration_changes_the_log_filter_and_the_limits_of_a_running_server systemd_hears_when_a_reload_begins_and_ends; blackbox_shutdown: sighup_does_not_end_the_process |
 //! | migration killed halfway | faults/strace_kill: strace_kills_a_migration_at_every_sync_and_it_goes_on_where_it_was |
 //! | two processes overlap | blackbox_crash: a_second_process_on_the_same_data_directory_is_refused |
 //! | owner frozen past its lease | faults/lease: an_owner_frozen_past_its_lease_notices_when_it_thaws_and_takes_a_new_epoch_before_it_sends an_order_whose_owner_froze_between_commit_and_send_is_not_sent_under_the_old_epoch |

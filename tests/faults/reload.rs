@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::Signal;
+use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
 use super::support::{Installation, Server, eventually, within};
@@ -101,5 +102,28 @@ async fn a_valid_configuration_changes_the_log_filter_and_the_limits_of_a_runnin
     server.signal(&robot, "allowed-again").await.unwrap().ok();
     let held = server.orders().await;
     assert!(!held.is_empty(), "{}", json!(held));
+    server.assert_stops_clean().await;
+}
+
+#[tokio::test]
+async fn systemd_hears_when_a_reload_begins_and_ends() {
+    let (mut installation, _file) = with_file();
+    let socket = installation.scratch("notify");
+    let bus = UnixDatagram::bind(&socket).unwrap();
+    installation.set("NOTIFY_SOCKET", socket.to_str().unwrap());
+    let server = installation.start().await;
+    let hears = async |line: &str| {
+        let mut buffer = vec![0; 4_096];
+        loop {
+            let length = bus.recv(&mut buffer).await.unwrap();
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|said| said == line) {
+                return;
+            }
+        }
+    };
+    within(BUDGET, "READY=1 at the start", hears("READY=1")).await;
+    assert_eq!(reloaded(&server, 1).await["detail"], "nothing has changed");
+    within(BUDGET, "RELOADING=1", hears("RELOADING=1")).await;
+    within(BUDGET, "READY=1 at the end", hears("READY=1")).await;
     server.assert_stops_clean().await;
 }
