@@ -171,3 +171,36 @@ fn source(database: &Path, key: &str) -> String {
     let source = "SELECT source FROM hg_trading_signal WHERE dedup_key = ?";
     database.query_row(source, [key], |row| row.get(0)).unwrap()
 }
+
+/// A token that is shown once must not be lost: neither its row, nor the file, nor the directory.
+#[tokio::test]
+async fn strace_shows_that_the_first_start_shows_its_token_only_when_it_is_durable() {
+    let mut installation = Installation::new();
+    let path = installation.scratch("trace");
+    installation.wrap(strace(&path, &["-y", "-xx", "-s", "70000", "-e", CALLS]));
+    let mut disk = Disk::new(&installation.data_dir(), &FILES);
+    let server = installation.start().await;
+    let pid = server.pid();
+    server.sigkill().await;
+    let trace = Trace::parse(&whole_trace(&path, pid).await);
+    let holder = installation.data_dir().parent().unwrap().to_str().unwrap().to_owned();
+    let (mut linked, mut shown) = (false, 0);
+    for moment in &trace.moments {
+        match *moment {
+            Moment::Begin(call) if String::from_utf8_lossy(&trace.calls[call].bytes).starts_with("admin token") => {
+                shown += 1;
+                assert!(linked, "the data directory itself could be lost");
+                let target = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
+                disk.image(target.path(), Survives::Nothing);
+                let database = rusqlite::Connection::open(target.path().join("hotgo.db")).unwrap();
+                let keys: i64 =
+                    database.query_row("SELECT count(*) FROM hg_sys_api_key", [], |row| row.get(0)).unwrap();
+                assert_eq!(keys, 1, "the token was shown, and could be lost");
+            }
+            Moment::End(call) => linked |= trace.calls[call].syncs(&holder),
+            Moment::Begin(_) => {}
+        }
+        disk.step(&trace, *moment);
+    }
+    assert_eq!(shown, 1, "the token was not seen");
+}

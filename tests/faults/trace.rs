@@ -91,6 +91,11 @@ impl Call {
         }
     }
 
+    /// Whether it has made this file or directory durable.
+    pub(crate) fn syncs(&self, path: &str) -> bool {
+        matches!(&*self.name, "fsync" | "fdatasync") && self.done && self.path == path
+    }
+
     /// The last of its numbers: the offset of a `pwrite64`, the length of an `ftruncate`.
     fn last_number(&self) -> usize {
         let arguments = self.arguments.rsplit_once(')').unwrap_or_default().0;
@@ -118,7 +123,20 @@ enum Change {
     Truncate(usize),
 }
 
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
 impl Change {
+    /// As much of it as one sector holds.
+    fn torn(&self) -> Self {
+        match self {
+            Self::Write { offset, bytes } => {
+                Self::Write { offset: *offset, bytes: bytes.iter().take(SECTOR).copied().collect() }
+            }
+            Self::Truncate(length) => Self::Truncate(*length),
+        }
+    }
+
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
             Self::Write { offset, bytes } => {
@@ -150,7 +168,7 @@ struct File {
 pub(crate) enum Survives {
     Nothing,
     Everything,
-    /// Those whose number is odd when mixed with this: disks reorder.
+    /// Some whole, some only their first sector, some not at all, by numbers mixed with this: disks reorder and tear.
     Some(usize),
 }
 
@@ -267,15 +285,13 @@ impl Disk {
             }
             let mut content = file.durable.clone();
             for (id, change, _) in &file.pending {
-                let kept = match survives {
-                    Survives::Nothing => false,
-                    Survives::Everything => true,
-                    Survives::Some(seed) => {
-                        id.wrapping_mul(seed | 1).wrapping_mul(0x9E37_79B9).leading_zeros() % 2 == 1
-                    }
-                };
-                if kept || elsewhere {
-                    change.apply(&mut content);
+                let chance = |seed: usize| (id.wrapping_mul(seed | 1).wrapping_mul(0x9E37_79B9) >> 16) % 3;
+                match survives {
+                    Survives::Everything => change.apply(&mut content),
+                    _ if elsewhere => change.apply(&mut content),
+                    Survives::Some(seed) if chance(seed) == 0 => change.apply(&mut content),
+                    Survives::Some(seed) if chance(seed) == 1 => change.torn().apply(&mut content),
+                    Survives::Some(_) | Survives::Nothing => {}
                 }
             }
             std::fs::write(target.join(name), content).unwrap();
