@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::support::server::signal_body;
 use super::support::{Installation, Load, Server};
-use super::tools::{order_of, order_with_status, strace, whole_trace};
+use super::tools::{number, order_of, order_with_status, strace, whole_trace};
 use super::trace::{Disk, Moment, Survives, Trace};
 
 const CALLS: &str = "trace=pwrite64,write,writev,sendto,sendmsg,fdatasync,fsync,ftruncate,openat,unlink,rename";
@@ -118,21 +118,21 @@ fn holds(directory: &Path, key: &str) -> Result<bool, rusqlite::Error> {
 
 #[tokio::test]
 async fn strace_tells_what_a_power_loss_leaves_at_each_answer_and_every_answered_signal_is_in_it() {
-    const KEYS: usize = 80;
+    let keys = number("HOTGO_POWER_SIGNALS", 40);
     let watched = watched(&[]).await;
     let load = Load::new(&watched.installation.scratch("answered"), "power");
-    load.run(&watched.server.client(), &watched.robot, 5, 80).await;
+    load.run(&watched.server.client(), &watched.robot, 5, u64::try_from(keys).unwrap()).await;
     let Watched { installation, server, before, trace, .. } = watched;
     let pid = server.pid();
     server.sigkill().await;
     let trace = Trace::parse(&whole_trace(&trace, pid).await);
     let (mut disk, mut told, mut images) = (before, BTreeSet::new(), 0);
     for (at, moment) in trace.moments.iter().enumerate() {
-        let keys = match *moment {
-            Moment::Begin(call) => answered(&trace.calls[call].bytes, KEYS),
+        let named = match *moment {
+            Moment::Begin(call) => answered(&trace.calls[call].bytes, keys),
             Moment::End(_) => Vec::new(),
         };
-        for key in keys {
+        for key in named {
             for survives in [Survives::Nothing, Survives::Everything, Survives::Some(at)] {
                 let target = tempfile::Builder::new().prefix("hotgo-").tempdir().unwrap();
                 disk.image(target.path(), survives);
@@ -141,14 +141,14 @@ async fn strace_tells_what_a_power_loss_leaves_at_each_answer_and_every_answered
                 images += 1;
             }
             told.insert(key);
-            if told.len() == KEYS / 2 || told.len() == KEYS {
+            if told.len() == keys / 2 || told.len() == keys {
                 recovers(&disk, &told, Survives::Some(at)).await;
             }
         }
         disk.step(&trace, *moment);
     }
-    assert_eq!(told.len(), KEYS, "not every answer was seen: {told:?}");
-    assert!(images >= 3 * KEYS, "only {images} images");
+    assert_eq!(told.len(), keys, "not every answer was seen: {told:?}");
+    assert!(images >= 3 * keys, "only {images} images");
     drop(installation);
 }
 
