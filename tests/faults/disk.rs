@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::support::{Answer, Installation, Load, eventually};
 
 /// A file system of 4 MiB in memory. Needs root.
@@ -51,6 +53,20 @@ fn is_refusal(answer: &Answer) -> bool {
     matches!(answer.status, 503 | 507) && answer.header("retry-after").is_some()
 }
 
+/// The length of a file that has not grown for half a second.
+async fn quiet_length(path: &Path) -> u64 {
+    let mut seen = (0, Instant::now());
+    let quiet = || {
+        let length = std::fs::metadata(path).unwrap().len();
+        if length != seen.0 {
+            seen = (length, Instant::now());
+        }
+        let is_quiet = seen.1.elapsed() > Duration::from_millis(500);
+        std::future::ready(is_quiet.then_some(length))
+    };
+    eventually(Duration::from_secs(10), "the venue is quiet", quiet).await
+}
+
 #[tokio::test]
 async fn a_full_disk_on_tmpfs_refuses_signals_sends_nothing_and_recovers_when_there_is_room() {
     let mut installation = Installation::new();
@@ -70,8 +86,8 @@ async fn a_full_disk_on_tmpfs_refuses_signals_sends_nothing_and_recovers_when_th
     let not_ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 503);
     eventually(Duration::from_secs(5), "readiness is 503", not_ready).await;
     let ledger = installation.data_dir().join("venue.ledger");
-    // An order that was on its way when the disk filled up may still be asked for, which the venue does not note.
-    let sent = std::fs::metadata(&ledger).unwrap().len();
+    // The last order that was answered may still be on its way: it was written down before.
+    let sent = quiet_length(&ledger).await;
     for _ in 0..10 {
         let answer = load.send(&client, &robot).await.unwrap();
         assert!(is_refusal(&answer), "{answer:?}");
