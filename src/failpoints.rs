@@ -3,5 +3,27 @@
 //!
 //! Without the cargo feature `failpoints` they compile to nothing; with it they ask the test that started the process, if one
 //! did. See [`shutdown_coordinator::points`].
+//!
+//! Two more faults are of this feature: the point `stall`, at which a request blocks the worker thread it runs on, and
+//! [`strategy`], which has a bug.
 
-pub use shutdown_coordinator::points::point as hit;
+pub use shutdown_coordinator::points::{point as hit, point_blocking as stall};
+
+/// A robot with this name panics at its first signal.
+#[cfg(feature = "failpoints")]
+pub const BUGGY_ROBOT: &str = "failpoint-panic";
+
+/// [`trading::robot::decide`], but for robots named [`BUGGY_ROBOT`].
+///
+/// # Panics
+/// That is what it is for.
+#[cfg(feature = "failpoints")]
+pub fn strategy(
+    view: &trading::robot::View<'_>,
+    state: &trading::robot::StrategyState,
+    occasion: trading::robot::Occasion<'_>,
+) -> trading::robot::Answer {
+    let signal = matches!(occasion, trading::robot::Occasion::Signal(_));
+    assert!(view.robot.name != BUGGY_ROBOT || !signal, "a bug that a test asked for");
+    trading::robot::decide(view, state, occasion)
+}

@@ -14,6 +14,7 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::reload;
 
 use crate::build_info::BUILD_ID;
 use crate::config::{LogConfig, LogFormat};
@@ -67,6 +68,9 @@ impl Color {
     }
 }
 
+/// Puts another filter in the place of the one in force.
+pub type SetFilter = Arc<dyn Fn(&str) -> Result<(), TelemetryError> + Send + Sync>;
+
 /// Where lines go and how they look.
 #[derive(Debug)]
 pub struct Logs {
@@ -103,21 +107,40 @@ impl Logs {
     }
 
     /// Builds the subscriber without making it the process's.
-    pub fn subscriber(self) -> Box<dyn Subscriber + Send + Sync> {
+    pub fn subscriber(self) -> (Box<dyn Subscriber + Send + Sync>, SetFilter) {
         let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(self.writer);
         match self.format {
-            LogFormat::Text => Box::new(builder.with_ansi(self.ansi).finish()),
-            LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+            LogFormat::Text => {
+                let builder = builder.with_ansi(self.ansi).with_filter_reloading();
+                let set = set_filter(builder.reload_handle());
+                (Box::new(builder.finish()), set)
+            }
+            LogFormat::Json => {
+                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let set = set_filter(builder.reload_handle());
+                (Box::new(builder.finish()), set)
+            }
         }
     }
 
-    /// Makes it the process's.
+    /// Makes it the process's, and returns what changes its filter.
     ///
     /// # Errors
     /// [`TelemetryError::Twice`].
-    pub fn install(self) -> Result<(), TelemetryError> {
-        tracing::subscriber::set_global_default(self.subscriber()).map_err(|_| TelemetryError::Twice("logs"))
+    pub fn install(self) -> Result<SetFilter, TelemetryError> {
+        let (subscriber, set_filter) = self.subscriber();
+        tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice("logs"))?;
+        Ok(set_filter)
     }
+}
+
+fn set_filter<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> SetFilter {
+    Arc::new(move |text| {
+        let refused = |_| TelemetryError::Filter(text.to_owned());
+        let filter = EnvFilter::try_new(text).map_err(refused)?;
+        // An error means that the subscriber is gone, and with it all lines.
+        handle.reload(filter).map_err(|_| TelemetryError::Filter(text.to_owned()))
+    })
 }
 
 /// A recorder of its own: histograms named `.._seconds` have buckets from 100 microseconds to 30 seconds.
@@ -171,7 +194,7 @@ mod tests {
         let config = LogConfig { format, filter: "info".to_owned(), dir: None };
         let shared = Shared::default();
         let writer = shared.clone();
-        let subscriber = Logs::open(&config, color).unwrap().to(move || writer.clone()).subscriber();
+        let subscriber = Logs::open(&config, color).unwrap().to(move || writer.clone()).subscriber().0;
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(account = 7, "filled");
             tracing::debug!("hidden");
@@ -199,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = LogConfig { format: LogFormat::Text, filter: "info".to_owned(), dir: Some(dir.path().to_owned()) };
         for _ in 0..2 {
-            let subscriber = Logs::open(&config, Color::Auto).unwrap().subscriber();
+            let subscriber = Logs::open(&config, Color::Auto).unwrap().subscriber().0;
             tracing::subscriber::with_default(subscriber, || tracing::info!("started"));
         }
         let text = std::fs::read_to_string(dir.path().join("hotgo.log")).unwrap();

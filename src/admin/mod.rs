@@ -18,5 +18,5 @@ mod report;
 mod socket;
 
 pub use api::{AdminState, FaultControl, SetFaults, Surface, router, serve};
-pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, StatusReport, UnresolvedOrder};
+pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, ReloadReport, StatusReport, UnresolvedOrder};
 pub use socket::{AdminError, AdminSocket, SOCKET_NAME, SocketFile};

@@ -31,6 +31,20 @@ pub struct StatusReport {
     pub engines: Vec<EngineReport>,
     /// Websocket sessions.
     pub sessions: usize,
+    /// What came of the last SIGHUP, if there was one.
+    #[serde(default)]
+    pub last_reload: Option<ReloadReport>,
+}
+
+/// What came of reading the configuration again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// How long ago.
+    pub age_ms: u64,
+    /// Whether the new configuration is in force. If not, the old one is.
+    pub ok: bool,
+    /// Which keys have changed, or why none has.
+    pub detail: String,
 }
 
 /// One phase of the shutdown.

@@ -69,6 +69,8 @@ pub(super) enum Key {
 pub struct History {
     pub(super) events: usize,
     pub(super) last: i64,
+    /// The latest time of any event.
+    latest: Timestamp,
     /// Where the numbering breaks: the number before, and the one after.
     pub(super) gaps: Vec<(i64, i64)>,
     pub(super) rows: HashMap<Key, u64>,
@@ -89,6 +91,7 @@ impl History {
         }
         self.last = seq;
         self.events += 1;
+        self.latest = self.latest.max(recorded.at);
         match &recorded.event {
             Event::Command(record) => self.once(signal_key(record), digest(record)),
             Event::Robot(robot) => self.image(Key::Robot(robot.id), digest(robot)),
@@ -105,7 +108,8 @@ impl History {
                 }
             }
             Event::Opening(balance) => self.image(Key::Balance(balance.asset.clone()), digest(balance)),
-            Event::Started { epoch } => self.epochs.push((*epoch, recorded.at)),
+            // Not before what was written before it: the wall clock may have been set back between two processes.
+            Event::Started { epoch } => self.epochs.push((*epoch, recorded.at.max(self.latest))),
             Event::Alarm { .. } | Event::Stopped { .. } => {}
         }
     }

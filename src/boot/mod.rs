@@ -3,8 +3,10 @@
 mod data_dir;
 mod demo;
 mod hooks;
+mod limits;
 mod parts;
 mod phases;
+mod reload;
 mod venue;
 mod views;
 
@@ -24,6 +26,7 @@ use crate::store::{StoreError, sqlite::OpenError};
 
 pub use data_dir::DataDir;
 pub use phases::{Phases, build as build_phases};
+pub use reload::Reload;
 pub use venue::{VenueOptions, venue};
 
 /// What `main http` was asked for besides its configuration.
@@ -35,6 +38,8 @@ pub struct HttpOptions {
     pub replay: bool,
     /// Which build this is.
     pub build_id: String,
+    /// What SIGHUP reads. Without it SIGHUP does nothing.
+    pub reload: Option<Reload>,
 }
 
 /// Why the server did not start.
@@ -114,7 +119,8 @@ async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) 
     let systemd = Systemd::from_env(&handle)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let report_path = data_dir.path().join("last-shutdown.json");
-    let started = handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, metrics)).await;
+    let started =
+        handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, &systemd, metrics)).await;
     let failed = match started {
         Ok(Ok(address)) => {
             systemd.ready(format!("listening on http://{address}"));

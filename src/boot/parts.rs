@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use shutdown_coordinator::serve::Server;
+use shutdown_coordinator::systemd::Systemd;
 use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::hooks::{self, Led, late};
+use super::limits;
+use super::reload::{LastReload, Reloader};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
@@ -35,6 +38,7 @@ use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
 
 const STORE_PROBE: Duration = Duration::from_millis(500);
+const DISK_PROBE: Duration = Duration::from_millis(50);
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -58,6 +62,7 @@ pub(super) async fn start(
     data_dir: &DataDir,
     handle: &ShutdownHandle,
     phases: Phases,
+    systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
     let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
@@ -82,6 +87,7 @@ pub(super) async fn start(
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
+    let last_reload = boot.reload(options, &registry, systemd)?;
     let views = Views {
         handle: handle.clone(),
         registry: Arc::clone(&registry),
@@ -89,6 +95,7 @@ pub(super) async fn start(
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
         sessions: sessions.clone(),
+        last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
@@ -133,7 +140,48 @@ impl Boot<'_> {
             .on(self.phases.close_stores, "store", move |_| async move { closing.close().await })
             .map_err(late)?;
         self.run(self.phases.close_stores, "store writer", writer.run())?;
+        self.end_with_the_disk(store.clone())?;
         Ok(Arc::new(store))
+    }
+
+    /// After an I/O error of the disk nobody knows what is durable before the file is opened anew: the process ends, and its
+    /// supervisor starts the next one.
+    fn end_with_the_disk(&self, store: SqliteStore) -> Result<(), BootError> {
+        let (handle, stop) = (self.handle.clone(), self.handle.begun());
+        self.run(self.phases.announce, "disk probe", async move {
+            let mut tick = tokio::time::interval(DISK_PROBE);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                if store.is_broken() {
+                    handle.trigger(Reason::Error("the disk failed: only a new start can tell what is durable".into()));
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Reloads the configuration at each SIGHUP, until a shutdown begins. Returns what came of the last time.
+    fn reload(
+        &self,
+        options: &HttpOptions,
+        registry: &Arc<EngineRegistry>,
+        systemd: &Systemd,
+    ) -> Result<watch::Receiver<Option<LastReload>>, BootError> {
+        let (last, seen) = watch::channel(None);
+        let Some(reload) = options.reload.clone() else { return Ok(seen) };
+        let reloader = Reloader {
+            reload,
+            config: self.config.clone(),
+            registry: Arc::clone(registry),
+            systemd: systemd.clone(),
+            clock: self.clock,
+            last,
+        };
+        let (asked, stop) = (self.handle.reloads(), self.handle.begun());
+        self.run(self.phases.announce, "reloads", async move {
+            stop.run_until_cancelled(reloader.run(asked)).await;
+        })?;
+        Ok(seen)
     }
 
     /// Opens the venues that these accounts trade at, and no other.
@@ -342,8 +390,9 @@ impl Boot<'_> {
         // answer the last on its connection.
         let server = Server::new(self.handle, self.phases.stop_accepting, router)
             .keep_connections_until(self.phases.close_streams)
-            .connection_limit(config.max_connections)
+            .connection_limit(limits::connections(config.max_connections))
             .header_read_timeout(ms(config.header_timeout_ms))
+            .write_timeout(ms(config.write_timeout_ms))
             .idle_timeout(ms(config.idle_timeout_ms))
             .linger(ms(self.config.shutdown.linger_ms));
         server.serve_tcp(listener).map_err(|_| BootError::Stopped)?;

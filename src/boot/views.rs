@@ -7,8 +7,10 @@ use std::time::Duration;
 use shutdown_coordinator::{
     PhaseProgress, PhaseStage, PhaseStatus, Plan, Progress, Reason, RunStage, ShutdownHandle, Trigger,
 };
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::reload::LastReload;
 use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
 use crate::clock::Clock;
 use crate::engines::{EngineRegistry, Engines};
@@ -26,6 +28,7 @@ pub(super) struct Views {
     pub(super) clock: Clock,
     pub(super) build_id: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
+    pub(super) last_reload: watch::Receiver<Option<LastReload>>,
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -101,6 +104,7 @@ impl Views {
                 .collect(),
             engines: self.registry.status().iter().map(EngineReport::from).collect(),
             sessions: self.sessions.held(),
+            last_reload: self.last_reload.borrow().as_ref().map(|last| last.report(self.clock.now())),
         }
     }
 }

@@ -25,7 +25,7 @@ pub use venue::{KeyArg, VenueArgs};
 
 use crate::build_info::BUILD_ID;
 use crate::config::{Loaded, Sources, load};
-use crate::telemetry::{Color, Logs, install_metrics};
+use crate::telemetry::{Color, Logs, SetFilter, install_metrics};
 
 /// A trading server that can be stopped, upgraded or killed at any instant without losing or doubling an order.
 #[derive(Debug, Parser)]
@@ -165,13 +165,17 @@ impl Global {
     /// # Errors
     /// Exit code 3.
     pub fn load(&self, flags: &[(&'static str, String, &'static str)]) -> Result<Loaded, Failure> {
+        Ok(load(&self.sources(flags))?)
+    }
+
+    fn sources(&self, flags: &[(&'static str, String, &'static str)]) -> Sources {
         let mut sources = Sources::of_process();
         sources.dir.clone_from(&self.config);
         if let Some(dir) = &self.data_dir {
             sources.flags.push(("data_dir", dir.to_string_lossy().into_owned(), "--data-dir"));
         }
         sources.flags.extend(flags.iter().cloned());
-        Ok(load(&sources)?)
+        sources
     }
 
     /// Where results go.
@@ -183,12 +187,12 @@ impl Global {
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub fn telemetry(&self, loaded: &Loaded) -> Result<PrometheusHandle, Failure> {
-        Logs::open(&loaded.config.log, self.color)?.install()?;
+    pub fn telemetry(&self, loaded: &Loaded) -> Result<(PrometheusHandle, SetFilter), Failure> {
+        let set_filter = Logs::open(&loaded.config.log, self.color)?.install()?;
         let metrics = install_metrics()?;
         let file = loaded.file().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
         tracing::info!(build_id = BUILD_ID, pid = std::process::id(), config_file = %file, "starting");
-        Ok(metrics)
+        Ok((metrics, set_filter))
     }
 }
 

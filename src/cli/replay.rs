@@ -13,9 +13,9 @@ use crate::config::Loaded;
 pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let scratch = Scratch::new()?;
     let loaded = configure(global, args, &scratch.0)?;
-    let metrics = global.telemetry(&loaded)?;
+    let (metrics, _) = global.telemetry(&loaded)?;
     let (database, ledger) = (loaded.config.database(), loaded.config.venue_ledger());
-    let options = HttpOptions { demo: true, replay: true, build_id: BUILD_ID.to_owned() };
+    let options = HttpOptions { demo: true, replay: true, build_id: BUILD_ID.to_owned(), reload: None };
     let report = boot::http(loaded.config, options, metrics)?;
     let code = http::code_of(&report);
     if code != ExitCode::Ok {

@@ -79,6 +79,10 @@ fn text(out: Output, report: &StatusReport) -> String {
         }));
     }
     lines.push(format!("sessions  {}", report.sessions));
+    lines.extend(report.last_reload.as_ref().map(|reload| {
+        let (style, verdict) = if reload.ok { (Style::Good, "done") } else { (Style::Bad, "refused") };
+        out.paint(style, &format!("reload    {verdict} {} ago: {}", seconds(reload.age_ms), reload.detail))
+    }));
     lines.join("\n")
 }
 

@@ -17,6 +17,8 @@ pub struct ServerConfig {
     pub header_timeout_ms: u64,
     /// How long a request body may take to arrive.
     pub body_timeout_ms: u64,
+    /// How long a connection may take to read anything of an answer that waits for it.
+    pub write_timeout_ms: u64,
     /// How long a connection may stay idle between requests.
     pub idle_timeout_ms: u64,
     /// How long a request may take in all.

@@ -90,6 +90,7 @@ fn server(config: &Config, faults: &mut Faults) {
     faults.above_zero(&[
         ("server.header_timeout_ms", server.header_timeout_ms),
         ("server.body_timeout_ms", server.body_timeout_ms),
+        ("server.write_timeout_ms", server.write_timeout_ms),
         ("server.idle_timeout_ms", server.idle_timeout_ms),
         ("server.request_timeout_ms", server.request_timeout_ms),
     ]);

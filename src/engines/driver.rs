@@ -106,6 +106,8 @@ pub struct Driver {
     ports: Ports,
     submissions: mpsc::Receiver<Submission>,
     stage: watch::Receiver<Stage>,
+    /// The account's limits, once they were changed.
+    limits: watch::Receiver<Option<Limits>>,
     face: Arc<Face>,
 }
 
@@ -134,9 +136,10 @@ impl Driver {
         ports: Ports,
         submissions: mpsc::Receiver<Submission>,
         stage: watch::Receiver<Stage>,
+        limits: watch::Receiver<Option<Limits>>,
         face: Arc<Face>,
     ) -> Self {
-        Self { account, ports, submissions, stage, face }
+        Self { account, ports, submissions, stage, limits, face }
     }
 
     /// Which account it drives.
@@ -208,7 +211,7 @@ impl<'a> Session<'a> {
         let window = ports.gateway.window();
         let settings = Settings {
             namespace: ports.namespace.clone(),
-            limits: ports.limits.clone(),
+            limits: driver.limits.borrow_and_update().clone().unwrap_or_else(|| ports.limits.clone()),
             recv_window: window.recv_window,
             absence_margin: window.absence_margin,
         };
@@ -217,6 +220,12 @@ impl<'a> Session<'a> {
             live_orders = snapshot.orders.len(), robots = snapshot.robots.len(), "account taken"
         );
         let (engine, first) = Engine::recover(settings, snapshot, lease.epoch, symbols, ports.clock.now());
+        #[cfg(feature = "failpoints")]
+        let engine = {
+            let mut engine = engine;
+            engine.set_strategy(failpoints::strategy);
+            engine
+        };
         let mut session = Session {
             engine,
             lease,
@@ -265,6 +274,12 @@ impl<'a> Session<'a> {
             inputs.extend(self.stage_inputs(stage));
         }
         self.take_waiting(&mut inputs);
+        // An error means that the registry is gone, and with it whoever could change limits.
+        if self.driver.limits.has_changed().unwrap_or(false)
+            && let Some(limits) = self.driver.limits.borrow_and_update().clone()
+        {
+            self.engine.set_limits(limits);
+        }
         inputs.push(Input::Tick);
         for input in inputs {
             steps.push(self.engine.step(input, self.driver.ports.clock.now()));
@@ -423,12 +438,12 @@ impl<'a> Session<'a> {
             }
             Effect::Send(order) => {
                 // A successor may take over when the lease ends: a request must be at the venue before that.
-                let lease_left = self.lease_until.saturating_duration_since(Instant::now());
-                let enough = lease_left >= self.driver.ports.lease_ttl / 3;
+                let last_moment = self.lease_until.checked_sub(self.driver.ports.lease_ttl / 3);
                 self.spawn(async move {
                     failpoints::hit("p4").await;
                     let client_id = order.client_id.clone();
-                    let result = if enough {
+                    // Asked right here: the process may have been frozen since the commit.
+                    let result = if last_moment.is_some_and(|last| Instant::now() <= last) {
                         gateway.send(&order).await
                     } else {
                         SendResult::NotSent { reason: "the account's lease is about to end".into() }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use trading::command::{Command, Record};
 use trading::ids::AccountId;
+use trading::risk::Limits;
 
 use super::driver::{Driver, Ports};
 use super::{EngineStatus, Engines, SubmitError};
@@ -64,6 +65,7 @@ struct Entry {
 pub struct EngineRegistry {
     entries: BTreeMap<AccountId, Entry>,
     stage: watch::Sender<Stage>,
+    limits: watch::Sender<Option<Limits>>,
 }
 
 impl EngineRegistry {
@@ -71,6 +73,7 @@ impl EngineRegistry {
     /// [`EngineRegistry::advance`]`(Stage::Stop)`.
     pub fn new(accounts: Vec<(Account, Ports)>, queue: usize) -> (Arc<Self>, Vec<Driver>) {
         let (stage, _) = watch::channel(Stage::Run);
+        let (limits, _) = watch::channel(None);
         let (mut entries, mut drivers) = (BTreeMap::new(), Vec::new());
         for (account, ports) in accounts {
             let (intake, submissions) = mpsc::channel(queue.max(1));
@@ -89,9 +92,9 @@ impl EngineRegistry {
             let (drained, _) = watch::channel(false);
             let face = Arc::new(Face { status: Mutex::new(status), drained });
             entries.insert(account.id, Entry { intake, face: Arc::clone(&face) });
-            drivers.push(Driver::new(account, ports, submissions, stage.subscribe(), face));
+            drivers.push(Driver::new(account, ports, submissions, stage.subscribe(), limits.subscribe(), face));
         }
-        (Arc::new(Self { entries, stage }), drivers)
+        (Arc::new(Self { entries, stage, limits }), drivers)
     }
 
     /// Moves every engine on to this stage of the shutdown; a stage that is already past changes nothing.
@@ -101,6 +104,11 @@ impl EngineRegistry {
             *current = stage.max(*current);
             later
         });
+    }
+
+    /// Gives every account other limits, in place of those of its [`Ports`]. Commands that come from now on meet them.
+    pub fn set_limits(&self, limits: Limits) {
+        self.limits.send_replace(Some(limits));
     }
 
     /// Waits until no engine has anything left to drain. Cancel safe.

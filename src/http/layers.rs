@@ -37,6 +37,7 @@ pub(super) async fn outermost(State(limits): State<RequestLimits>, mut request: 
 
     if request.method() == Method::POST {
         failpoints::hit("p0").await;
+        failpoints::stall("stall");
     }
     let run = tokio::time::timeout(limits.timeout, next.run(request));
     let mut response = match AssertUnwindSafe(run).catch_unwind().instrument(span.clone()).await {

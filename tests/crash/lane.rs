@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 use crate::round::{ENDS, End, Random, WEAKNESSES};
 use crate::support::server::Robot;
 use crate::support::venue::Venue;
-use crate::support::{CLEAN, Client, Installation, Load, Server, UNCLEAN, within};
+use crate::support::{CLEAN, Client, Installation, Load, Server, UNCLEAN};
 use crate::tally::Tally;
 
 /// Rounds on one data directory. Then a new one: an audit reads all of it.
@@ -187,8 +187,7 @@ impl Lane {
         stopped(&mut server, context).await;
         let n = 1 + self.random.below(SYNCS_MOST);
         let mut traced = self.home.installation.spawn_killed_at_sync(n);
-        let listening = async { traced.try_listening().await };
-        if within(BUDGET, "a traced start", listening).await {
+        if traced.comes_up().await {
             let mut work = self.home.start_work(&traced, n);
             if !traced.exits_within(Duration::from_secs(5)).await {
                 traced.kill_traced();

@@ -364,6 +364,7 @@ fn server() -> ServerConfig {
         max_connections: 100,
         header_timeout_ms: 10_000,
         body_timeout_ms: 200,
+        write_timeout_ms: 30_000,
         idle_timeout_ms: 60_000,
         request_timeout_ms: 10_000,
         body_limit_bytes: 64 * 1024,

@@ -35,22 +35,20 @@ impl Verdict {
     }
 }
 
-/// Audits a data directory with its own venue's ledger, waiting up to `settle` for things to get quiet.
-pub(crate) async fn audit(data_dir: &Path, answered: Option<&Path>, settle: Duration) -> Verdict {
-    audit_with(data_dir, None, answered, settle).await
-}
-
-/// Audits a data directory with the ledger of a venue that is a process of its own.
-pub(crate) async fn audit_with(
+/// Audits a data directory, waiting up to `settle` for things to get quiet. The ledger of a venue that is a process of its own
+/// is somewhere else.
+pub(crate) async fn audit(
     data_dir: &Path,
+    settings: impl Iterator<Item = &(String, String)>,
     ledger: Option<&Path>,
     answered: Option<&Path>,
     settle: Duration,
 ) -> Verdict {
     let mut command = Command::new(env!("CARGO_BIN_EXE_main"));
     command.args(["audit", "--json", "--settle", &settle.as_secs().to_string(), "--data-dir"]).arg(data_dir);
+    command.envs(settings.map(|(name, value)| (name, value)));
     if let Some(path) = ledger {
-        command.env("HOTGO__VENUE__PAPER__LEDGER", path);
+        command.arg("--venue-ledger").arg(path);
     }
     if let Some(path) = answered {
         command.arg("--answered").arg(path);

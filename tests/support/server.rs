@@ -80,11 +80,6 @@ impl Installation {
         &self.settings
     }
 
-    /// A program with arguments that runs the server's, such as `strace`. Empty: none.
-    pub(crate) fn wrapper(&mut self, wrapper: &[String]) {
-        self.wrapper = wrapper.to_vec();
-    }
-
     /// Does not remove it at the end, so that somebody can look into it.
     pub(crate) fn keep(&mut self) -> PathBuf {
         self.directory.disable_cleanup(true);
@@ -99,6 +94,11 @@ impl Installation {
         server.token.clone_from(&self.token);
     }
 
+    /// One setting less.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.settings.retain(|(known, _)| known != name);
+    }
+
     /// Points at which its processes are held.
     pub(crate) fn points(&mut self) -> Points {
         let points = Points::new().unwrap();
@@ -110,6 +110,11 @@ impl Installation {
     /// The command line's further arguments.
     pub(crate) fn arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
+    /// A command in front of the binary, such as `prlimit --nofile=64`; it must become the binary by `exec`. None if empty.
+    pub(crate) fn wrap<I: IntoIterator<Item: Into<String>>>(&mut self, words: I) {
+        self.wrapper = words.into_iter().map(Into::into).collect();
     }
 
     /// Another address than any free port.
@@ -161,7 +166,8 @@ impl Installation {
 
     /// Audits the data directory.
     pub(crate) async fn audit(&self, answered: Option<&Path>) -> Verdict {
-        audit(&self.data_dir(), answered, Duration::from_secs(15)).await
+        let settings = self.settings.iter().filter(|(name, _)| name.starts_with("HOTGO__"));
+        audit(&self.data_dir(), settings, None, answered, Duration::from_secs(15)).await
     }
 
     /// Starts once more, audits, stops: what every test of a bad end closes with.
@@ -190,15 +196,10 @@ pub(crate) struct Robot {
 
 impl Server {
     fn spawn(installation: &Installation) -> Self {
-        let mut command = match installation.wrapper.split_first() {
-            None => Command::new(env!("CARGO_BIN_EXE_main")),
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(env!("CARGO_BIN_EXE_main"));
-                command
-            }
-        };
+        let mut words = installation.wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_main")]);
+        let mut command = Command::new(words.next().unwrap());
         command
+            .args(words)
             .args(["http", "--bind", &installation.bind, "--data-dir"])
             .arg(installation.data_dir())
             .args(&installation.arguments)
@@ -215,19 +216,24 @@ impl Server {
         self.address = Some(self.process.find_line("where it listens", address).await.unwrap());
     }
 
-    /// Waits until it calls itself ready.
-    pub(crate) async fn wait_ready(&mut self) {
-        let client = self.client().anonymous();
-        let ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 200);
-        eventually(READY, "the server is ready", ready).await;
-    }
-
-    /// As [`Server::wait_listening`]; false if it ends before.
-    pub(crate) async fn try_listening(&mut self) -> bool {
-        let address =
-            |line: &str| line.strip_prefix("listening on http://").map(|address| address.trim().parse().unwrap());
-        self.address = self.process.find_line("where it listens", address).await.ok();
-        self.address.is_some()
+    /// Whether it becomes ready, for those that may die before.
+    pub(crate) async fn comes_up(&mut self) -> bool {
+        let deadline = tokio::time::Instant::now() + READY;
+        while tokio::time::Instant::now() < deadline {
+            if self.exits_within(Duration::from_millis(10)).await {
+                return false;
+            }
+            let stdout = self.stdout();
+            let address = stdout.lines().find_map(|line| line.strip_prefix("listening on http://"));
+            self.address = address.map(|address| address.trim().parse().unwrap());
+            if self.address.is_some() {
+                let answer = self.client().anonymous().get("/api/health/ready").await;
+                if answer.is_ok_and(|answer| answer.status == 200) {
+                    return true;
+                }
+            }
+        }
+        panic!("neither ready nor dead within {READY:?}");
     }
 
     /// Its process id.
@@ -243,6 +249,20 @@ impl Server {
     /// SIGCONT.
     pub(crate) fn thaw(&self) {
         self.process.thaw().unwrap();
+    }
+
+    /// The most memory that it had at once, in KiB. None once it has ended.
+    pub(crate) fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        peak.trim().trim_end_matches(" kB").parse().ok()
+    }
+
+    /// Waits until it calls itself ready.
+    pub(crate) async fn wait_ready(&mut self) {
+        let client = self.client().anonymous();
+        let ready = async || client.get("/api/health/ready").await.ok().filter(|answer| answer.status == 200);
+        eventually(READY, "the server is ready", ready).await;
     }
 
     /// Whether it calls itself ready within this time.

@@ -11,9 +11,9 @@ impl Installation {
     pub(crate) fn spawn_killed_at_sync(&mut self, n: u64) -> Server {
         let inject = format!("inject=fdatasync,fsync:signal=SIGKILL:when={n}");
         let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", &inject];
-        self.wrapper(&strace.map(str::to_owned));
+        self.wrap(strace);
         let server = self.spawn();
-        self.wrapper(&[]);
+        self.wrap::<[&str; 0]>([]);
         server
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shutdown_coordinator::testkit::{Exit, Process, Signal};
 use tokio::process::Command;
 
-use super::audit::{Verdict, audit_with};
+use super::audit::{Verdict, audit};
 use super::{Client, Installation, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -123,7 +123,7 @@ impl Installation {
     /// Compares its database with the venue's ledger.
     pub(crate) async fn audit_at(&self, venue: &Venue, answered: Option<&Path>) -> Verdict {
         let ledger = venue.ledger();
-        audit_with(&self.data_dir(), Some(&ledger), answered, Duration::from_secs(20)).await
+        audit(&self.data_dir(), self.settings().iter(), Some(&ledger), answered, Duration::from_secs(20)).await
     }
 }
 

@@ -75,6 +75,11 @@ impl SqliteStore {
         Ok((Self { readers, jobs, broken }, writer))
     }
 
+    /// Whether the disk failed and nothing is written any more. Only opening the store anew tells what is durable.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     /// Runs `work` on the writer's connection, between transactions.
     async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where

@@ -183,7 +183,8 @@ const RECENT_COMMANDS: usize = 20_000;
 /// How many ended orders an engine remembers, for reports that come late. Older ones are recalled from the store.
 const RECENT_ENDED: usize = 5_000;
 
-type Decide = fn(&View<'_>, &StrategyState, Occasion<'_>) -> Answer;
+/// A strategy: what [`crate::robot::decide`] is.
+pub type Decide = fn(&View<'_>, &StrategyState, Occasion<'_>) -> Answer;
 
 /// One account.
 #[derive(Debug)]
@@ -253,6 +254,16 @@ impl Engine {
         self.settle_recovery(now);
         self.run_occasions(now);
         std::mem::take(&mut self.out)
+    }
+
+    /// Puts another strategy in the place of [`crate::robot::decide`]: one with a bug, to see what becomes of the account.
+    pub fn set_strategy(&mut self, decide: Decide) {
+        self.decide = decide;
+    }
+
+    /// Other limits for the account as a whole, from the next step on. What was decided under the old ones stands.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.settings.limits = limits;
     }
 
     /// When [`Input::Tick`] is wanted next.
