@@ -314,18 +314,17 @@ const CHILD_DATABASE: &str = "STORE_CONTRACT_CHILD_DATABASE";
 
 /// Not a test of its own: what each process of the next test does.
 #[tokio::test]
-#[ignore = "run by two_processes_may_migrate_at_once"]
+#[ignore = "run by processes_may_migrate_at_once"]
 async fn migrate_as_a_child() {
     let path = PathBuf::from(std::env::var(CHILD_DATABASE).unwrap());
-    let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await.unwrap();
-    drop(store);
-    writer.run().await;
+    Schema::default().up(&path).await.unwrap();
 }
 
 #[tokio::test]
 async fn processes_may_migrate_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("hotgo.db");
+    std::fs::write(&path, []).unwrap();
     let child = || {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--ignored", "sqlite::migrate_as_a_child"])
@@ -339,4 +338,47 @@ async fn processes_may_migrate_at_once() {
     }
     let steps = Schema::default().status(&path).await.unwrap();
     assert!(!steps.is_empty() && steps.iter().all(|step| step.state == State::Applied), "{steps:?}");
+}
+
+const CHILD_ALIAS: &str = "STORE_CONTRACT_CHILD_ALIAS";
+
+/// Not a test of its own: a server on another data directory, whose `store.path` is the same file by another name.
+#[tokio::test]
+#[ignore = "run by only_one_process_may_have_a_database_open_for_writing"]
+async fn open_as_a_second_server() {
+    let path = PathBuf::from(std::env::var(CHILD_ALIAS).unwrap());
+    match SqliteStore::open(&path, OpenOptions::default()).await.map(drop) {
+        Err(error @ OpenError::InUse { .. }) => {
+            let said = error.to_string();
+            assert!(said.contains("other/hotgo.db") && said.contains("hotgo.db.lock"), "{said}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_one_process_may_have_a_database_open_for_writing() {
+    let running = Running::start().await;
+    let (mut held, _) = Held::with_robot(running.store()).await;
+    let other = running.path.with_file_name("other");
+    std::fs::create_dir(&other).unwrap();
+    let alias = other.join("hotgo.db");
+    std::os::unix::fs::symlink(&running.path, &alias).unwrap();
+    let second = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "sqlite::open_as_a_second_server"])
+        .env(CHILD_ALIAS, &alias)
+        .output()
+        .unwrap();
+    assert!(second.status.success(), "{second:?}");
+    // Those that only read are let in, and the one that writes goes on.
+    integrity_check(&alias).await.unwrap();
+    hotgo::store::sqlite::dump(&alias, |_| {}).await.unwrap();
+    held.commit(running.store(), vec![alarm("still here")]).await.unwrap();
+    // Its end, however it ends, lets the next one in.
+    let Running { store, mut writer, path, directory } = running;
+    writer.abort_all();
+    while writer.join_next().await.is_some() {}
+    drop(store);
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    drop(directory);
 }
