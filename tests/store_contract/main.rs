@@ -14,6 +14,7 @@
 
 mod audit;
 mod data;
+mod findings;
 mod fold;
 mod sqlite;
 mod suite;

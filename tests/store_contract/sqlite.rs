@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use hotgo::store::migrate::{SCHEMA_MAX, Schema, State};
-use hotgo::store::sqlite::{OpenError, OpenOptions, SqliteStore, integrity_check};
+use hotgo::store::sqlite::{Dump, OpenError, OpenOptions, SqliteStore, integrity_check};
 use hotgo::store::{CommitError, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -372,7 +372,7 @@ async fn only_one_process_may_have_a_database_open_for_writing() {
     assert!(second.status.success(), "{second:?}");
     // Those that only read are let in, and the one that writes goes on.
     integrity_check(&alias).await.unwrap();
-    hotgo::store::sqlite::dump(&alias, |_| {}).await.unwrap();
+    Dump::open(&alias).unwrap().tables(|_| {}).unwrap();
     held.commit(running.store(), vec![alarm("still here")]).await.unwrap();
     // Its end, however it ends, lets the next one in.
     let Running { store, mut writer, path, directory } = running;

@@ -35,7 +35,7 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
-pub use dump::{StoredRow, dump};
+pub use dump::{Dump, StoredEvent, StoredRow};
 pub use open::{OpenError, OpenOptions, integrity_check};
 pub use writer::Writer;
 
