@@ -23,7 +23,7 @@ use trading::order::Order;
 use trading::time::Timestamp;
 
 pub use adapter::SimDatabase;
-use tables::Tables;
+use tables::{Tables, Versions};
 
 /// What becomes of one commit, if nothing is wrong with it otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -184,14 +184,16 @@ impl SimStore {
             Fate::Full => return Err(CommitError::Full),
             Fate::Confirmed | Fate::WrittenUnconfirmed | Fate::SyncFails => {}
         }
+        let conflict = |detail: &str| CommitError::Conflict { account, detail: detail.into() };
+        let versions = Versions::of(account, &commit.events).map_err(conflict)?;
         let held = self.own_lease(&commit.lease).is_some_and(|row| row.expires_at > now);
         if !held && !self.flaws.ignores_epochs {
             return Err(CommitError::Fenced(account));
         }
-        let conflict = |detail: &str| CommitError::Conflict { account, detail: detail.into() };
         if first.seq.0 != self.last_seq(account).0 + 1 {
             return Err(conflict("the events do not continue the stored ones"));
         }
+        self.tables.check_newer(&versions).map_err(conflict)?;
         if let Err(constraint) = self.tables.apply(account, &commit.events) {
             self.rebuild();
             return Err(conflict(constraint));

@@ -33,6 +33,41 @@ pub(super) struct Tables {
     at_venue: BTreeMap<(AccountId, Symbol, VenueOrderId), ClientOrderId>,
 }
 
+/// The version of the last image of each row in a commit.
+#[derive(Debug, Default)]
+pub(super) struct Versions<'a> {
+    robots: BTreeMap<RobotId, i64>,
+    orders: BTreeMap<&'a ClientOrderId, i64>,
+    positions: BTreeMap<(RobotId, &'a Symbol), i64>,
+    balances: BTreeMap<(AccountId, &'a Asset), i64>,
+}
+
+impl<'a> Versions<'a> {
+    /// Refuses images of one row that do not follow each other: no database needs to be asked about that.
+    pub(super) fn of(account: AccountId, events: &'a [Recorded]) -> Result<Self, Broken> {
+        let newer = |old: Option<i64>, version| check(old.is_none_or(|old| old < version), "an image is not newer");
+        let mut last = Self::default();
+        for recorded in events {
+            match &recorded.event {
+                Event::Robot(robot) => newer(last.robots.insert(robot.id, robot.version), robot.version)?,
+                Event::Order(order) => newer(last.orders.insert(&order.client_id, order.version), order.version)?,
+                Event::Fill { position, balances, .. } => {
+                    let key = (position.robot, &position.symbol);
+                    newer(last.positions.insert(key, position.version), position.version)?;
+                    for balance in balances {
+                        newer(last.balances.insert((account, &balance.asset), balance.version), balance.version)?;
+                    }
+                }
+                Event::Opening(balance) => {
+                    newer(last.balances.insert((account, &balance.asset), balance.version), balance.version)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(last)
+    }
+}
+
 fn check(holds: bool, constraint: Broken) -> Result<(), Broken> {
     if holds { Ok(()) } else { Err(constraint) }
 }
@@ -43,10 +78,39 @@ impl Tables {
         for recorded in events {
             self.apply_one(account, recorded)?;
         }
+        for recorded in events {
+            self.check_references(account, &recorded.event)?;
+        }
         if let Some(last) = events.last() {
             self.last.insert(account, last.seq.0);
         }
         Ok(())
+    }
+
+    /// Whether the last image of each row is newer than the stored one: an adapter writes no other.
+    pub(super) fn check_newer(&self, last: &Versions<'_>) -> Result<(), Broken> {
+        let robots = last.robots.iter().all(|(id, last)| self.robots.get(id).is_none_or(|old| old.version < *last));
+        let orders = last.orders.iter().all(|(id, last)| self.orders.get(*id).is_none_or(|old| old.version < *last));
+        let positions = last.positions.iter().all(|((robot, symbol), last)| {
+            self.positions.get(&(*robot, (*symbol).clone())).is_none_or(|old| old.version < *last)
+        });
+        let balances = last.balances.iter().all(|((account, asset), last)| {
+            self.balances.get(&(*account, (*asset).clone())).is_none_or(|old| old.version < *last)
+        });
+        check(robots && orders && positions && balances, "an image is not newer than the stored one")
+    }
+
+    /// Foreign keys hold once all events of a commit are taken in: an adapter writes them table by table.
+    fn check_references(&self, account: AccountId, event: &Event) -> Result<(), Broken> {
+        match event {
+            Event::Strategy { robot, .. } => check(self.robots.contains_key(robot), "FOREIGN KEY state (robot)"),
+            Event::Order(order) => check(self.robots.contains_key(&order.robot), "FOREIGN KEY order (robot)"),
+            Event::Fill { fill, .. } => {
+                let order = self.orders.get(&fill.client_id);
+                check(order.is_some_and(|order| order.account == account), "FOREIGN KEY fill (client_id, account)")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn apply_one(&mut self, account: AccountId, recorded: &Recorded) -> Result<(), Broken> {
@@ -57,11 +121,10 @@ impl Tables {
                 check(old.is_none(), "UNIQUE signal (source, dedup_key)")
             }
             Event::Robot(robot) => {
-                let old = self.robots.insert(robot.id, robot.clone());
-                check(old.is_none_or(|old| old.version < robot.version), "a robot's image is not newer")
+                self.robots.insert(robot.id, robot.clone());
+                Ok(())
             }
             Event::Strategy { robot, state } => {
-                check(self.robots.contains_key(robot), "FOREIGN KEY state (robot)")?;
                 self.states.insert(*robot, (state.clone(), recorded.seq));
                 Ok(())
             }
@@ -69,11 +132,14 @@ impl Tables {
             Event::Fill { fill, position, balances } => {
                 self.apply_fill(account, position.robot, fill)?;
                 let key = (position.robot, position.symbol.clone());
-                let old = self.positions.insert(key, position.clone());
-                check(old.is_none_or(|old| old.version < position.version), "a position's image is not newer")?;
-                balances.iter().try_for_each(|balance| self.apply_balance(account, balance))
+                self.positions.insert(key, position.clone());
+                balances.iter().for_each(|balance| self.apply_balance(account, balance));
+                Ok(())
             }
-            Event::Opening(balance) => self.apply_balance(account, balance),
+            Event::Opening(balance) => {
+                self.apply_balance(account, balance);
+                Ok(())
+            }
             Event::Alarm { .. } | Event::Started { .. } | Event::Stopped { .. } => Ok(()),
         }
     }
@@ -84,14 +150,12 @@ impl Tables {
         check(order.qty > Qty::ZERO && order.filled >= Qty::ZERO, "CHECK order (qty, filled)")?;
         let known_venue_id = match self.orders.get_mut(&order.client_id) {
             Some(stored) => {
-                check(stored.version < order.version, "an order's image is not newer")?;
                 check(is_same(stored, order), "what never changes of an order changed")?;
                 let venue_id = stored.venue_id;
                 stored.clone_from(order);
                 venue_id
             }
             None => {
-                check(self.robots.contains_key(&order.robot), "FOREIGN KEY order (robot)")?;
                 let key = (order.robot, order.key.decision, order.key.leg, order.generation);
                 check(self.decisions.insert(key), "UNIQUE order (robot, decision, leg, generation)")?;
                 self.orders.insert(order.client_id.clone(), order.clone());
@@ -109,8 +173,6 @@ impl Tables {
     }
 
     fn apply_fill(&mut self, account: AccountId, robot: RobotId, fill: &Fill) -> Result<(), Broken> {
-        let order = self.orders.get(&fill.client_id);
-        check(order.is_some_and(|order| order.account == account), "FOREIGN KEY fill (client_id, account)")?;
         check(fill.qty > Qty::ZERO && fill.price > Price::ZERO, "CHECK fill (qty, price)")?;
         let key = (account, fill.symbol.clone(), fill.trade_id);
         check(self.trades.insert(key), "UNIQUE fill (account, symbol, trade_id)")?;
@@ -119,9 +181,8 @@ impl Tables {
         Ok(())
     }
 
-    fn apply_balance(&mut self, account: AccountId, balance: &Balance) -> Result<(), Broken> {
-        let old = self.balances.insert((account, balance.asset.clone()), balance.clone());
-        check(old.is_none_or(|old| old.version < balance.version), "a balance's image is not newer")
+    fn apply_balance(&mut self, account: AccountId, balance: &Balance) {
+        self.balances.insert((account, balance.asset.clone()), balance.clone());
     }
 }
 
