@@ -285,9 +285,9 @@ fn c2_finds_a_fill_that_was_not_booked() {
 #[test]
 fn c2_finds_a_fill_that_the_venue_does_not_have_or_has_otherwise() {
     let report = doctored(|venue, _| venue.fills.clear());
-    assert!(only(&report, &[2, 8]).contains("not at the venue"));
+    assert!(only(&report, &[2, 8]).contains("and the venue does not have it"));
     let report = doctored(|venue, _| venue.fills[0].fee = "0.003".parse().unwrap());
-    assert!(only(&report, &[2, 8]).contains("booked differently"));
+    assert!(only(&report, &[2, 8]).contains("(buy 2 at 99.5, fee 0.002 BTC), and is at the venue for order"));
 }
 
 #[test]
@@ -406,7 +406,9 @@ fn c9_finds_a_row_that_its_events_do_not_make() {
     let report = doctored(|_, ours| ours.orders.get_mut(&id(2)).unwrap().reason = Some("edited".into()));
     only(&report, &[9]);
     let report = doctored(|_, ours| ours.robots.clear());
-    assert!(only(&report, &[9]).contains("has events but no row"));
+    let text = only(&report, &[5, 9]);
+    assert!(text.contains("was done for robot 10001, which does not exist here"), "{text}");
+    assert!(text.contains("robot 10001 is told of by event 4, but is not in its table"), "{text}");
 }
 
 #[test]

@@ -16,5 +16,6 @@ mod audit;
 mod data;
 mod findings;
 mod fold;
+mod sim;
 mod sqlite;
 mod suite;
