@@ -35,7 +35,10 @@ fn main() {
         runtime.block_on(world::write(&database, &ledger, orders));
         println!("written in                   {:>9.2} s", started.elapsed().as_secs_f64());
     }
-    println!("database, with its log       {:>9.1} MB", megabytes(&database) + megabytes(&directory.join("hotgo.db-wal")));
+    println!(
+        "database, with its log       {:>9.1} MB",
+        megabytes(&database) + megabytes(&directory.join("hotgo.db-wal"))
+    );
     println!("venue's ledger               {:>9.1} MB", megabytes(&ledger));
 
     // First the audit: the high-water mark of the process is its own then.

@@ -24,11 +24,7 @@ pub fn check(input: &AuditInput) -> AuditReport {
     compare(&input.venue, &accounts.collect(), input.answered.as_deref().unwrap_or_default())
 }
 
-pub(super) fn compare(
-    venue: &Image,
-    accounts: &BTreeMap<String, read::Account>,
-    answered: &[Answered],
-) -> AuditReport {
+pub(super) fn compare(venue: &Image, accounts: &BTreeMap<String, read::Account>, answered: &[Answered]) -> AuditReport {
     let mut findings = Findings::default();
     let mut counts = Counts::default();
     let (no_venue, no_rows) = (AccountImage::default(), read::Account::default());
@@ -107,7 +103,8 @@ impl<'a> Account<'a> {
                         "the venue has order {venue_id} under our id {id} ({}), and there is no such row here",
                         terms(theirs.side, &theirs.qty, &theirs.symbol, theirs.kind)
                     );
-                    let next = "do not trade this account: the database is older than the venue's ledger, or not its own";
+                    let next =
+                        "do not trade this account: the database is older than the venue's ledger, or not its own";
                     self.findings.find(1, what, next);
                 }
                 None => {}
@@ -170,7 +167,11 @@ impl<'a> Account<'a> {
                 ours.robot,
                 deal(ours.side, &ours.qty, &ours.price, &ours.fee, &ours.fee_asset)
             );
-            self.findings.find(2, what, "see that this ledger belongs to this database, and that it is not an old copy");
+            self.findings.find(
+                2,
+                what,
+                "see that this ledger belongs to this database, and that it is not an old copy",
+            );
         }
     }
 
@@ -180,17 +181,21 @@ impl<'a> Account<'a> {
 
     /// C3 and C4: status and filled quantity.
     fn states(&mut self) {
-        let next = "restart the server: it asks the venue for every order that has not ended; if this stays, halt the robot";
+        let next =
+            "restart the server: it asks the venue for every order that has not ended; if this stays, halt the robot";
         for (place, ours) in self.ours.orders.iter().enumerate() {
             let theirs = self.met.orders.get(place).copied().flatten();
             let (id, robot, filled, booked) = (&ours.id, ours.robot, ours.filled, ours.booked);
             if booked != filled {
-                let what = format!("order {id} of robot {robot} says that {filled} is filled, but its fills here make {booked}");
+                let what = format!(
+                    "order {id} of robot {robot} says that {filled} is filled, but its fills here make {booked}"
+                );
                 self.findings.find(3, what, "halt the robot: its position may be wrong by the difference");
             }
             if ours.status.is_unresolved() {
                 // What moves is apart, so that it is found again while it moves.
-                let what = format!("order {id} of robot {robot} is unresolved: it is not known here whether the venue has it");
+                let what =
+                    format!("order {id} of robot {robot} is unresolved: it is not known here whether the venue has it");
                 let there = theirs.map_or_else(
                     || "the venue does not have it".to_owned(),
                     |(venue_id, theirs)| {
@@ -223,7 +228,8 @@ impl<'a> Account<'a> {
                 }
                 None if is_at_venue(ours.status) => {
                     let named = ours.venue_id.map_or_else(String::new, |id| format!(" as the venue's order {id}"));
-                    let what = format!("order {id} of robot {robot} is {status} here{named}, but the venue does not have it");
+                    let what =
+                        format!("order {id} of robot {robot} is {status} here{named}, but the venue does not have it");
                     let next = "see that this ledger belongs to this database, and that it is not an old copy";
                     self.findings.find(3, what, next);
                 }
@@ -266,7 +272,8 @@ impl<'a> Account<'a> {
         }
         for (id, venue_ids) in ids.into_iter().filter(|(_, venue_ids)| venue_ids.len() > 1) {
             let orders: Vec<String> = venue_ids.iter().map(ToString::to_string).collect();
-            let what = format!("our id {id}, of which there is no row here, has the venue's orders {}", orders.join(", "));
+            let what =
+                format!("our id {id}, of which there is no row here, has the venue's orders {}", orders.join(", "));
             self.findings.find(6, what, next);
         }
     }

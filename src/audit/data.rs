@@ -69,7 +69,11 @@ impl History {
         self.numbers.push(seq);
         match event {
             Event::Command(record) => {
-                self.once(Key::Signal(record.command.source.clone(), record.command.dedup_key.clone()), digest(event), seq);
+                self.once(
+                    Key::Signal(record.command.source.clone(), record.command.dedup_key.clone()),
+                    digest(event),
+                    seq,
+                );
             }
             Event::Robot(robot) => self.image(Key::Robot(robot.id), digest(event), seq),
             Event::Strategy { robot, .. } => self.image(Key::State(*robot), digest(event), seq),

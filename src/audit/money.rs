@@ -62,14 +62,12 @@ pub(super) fn check(venue: &AccountImage, ours: &Ours, findings: &mut Findings) 
         venue.fills.iter().map(|fill| &fill.symbol).chain(ours.fills.iter().map(|fill| &fill.symbol)).collect();
     let mut pairs = Pairs::new();
     for symbol in symbols {
-        match split(symbol, &assets) {
-            Some(pair) => drop(pairs.insert(symbol.clone(), pair)),
-            None => {
-                let what = format!("{symbol} was traded, but is no pair of assets of the account");
-                findings.find(8, what, "its balances cannot be checked: add the missing balance at the venue");
-                return;
-            }
-        }
+        let Some(pair) = split(symbol, &assets) else {
+            let what = format!("{symbol} was traded, but is no pair of assets of the account");
+            findings.find(8, what, "its balances cannot be checked: see which assets the venue lists for the account");
+            return;
+        };
+        pairs.insert(symbol.clone(), pair);
     }
     compare("the venue's", &totals(&venue.opening), &totals(&venue.balances), their_deals(venue), &pairs, findings);
     let of_ours = |amount: fn(&trading::position::Balance) -> Amount| -> Sums {

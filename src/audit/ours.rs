@@ -186,7 +186,8 @@ pub(super) fn signal_parts(name: &str) -> (&str, &str) {
 /// The tables.
 impl Ours {
     pub(super) fn add_order(&mut self, order: Order) {
-        let (id, robot, key, generation) = (Arc::from(order.client_id.as_str()), order.robot, order.key, order.generation);
+        let (id, robot, key, generation) =
+            (Arc::from(order.client_id.as_str()), order.robot, order.key, order.generation);
         let symbol = shared(&mut self.symbols, &order.symbol);
         let event = Event::Order(order);
         let image = Image::of(digest(&event));

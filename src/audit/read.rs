@@ -205,10 +205,7 @@ fn add_fill(ours: &mut Ours, event: &StoredEvent<'_>) -> Result<(), StoreError> 
 }
 
 /// Looks again at the rows whose text is not that of their last event: an equal value may have been written in another way.
-fn explain(
-    dump: &Dump,
-    accounts: &HashMap<AccountId, Ours>,
-) -> Result<HashMap<AccountId, Vec<Drift>>, StoreError> {
+fn explain(dump: &Dump, accounts: &HashMap<AccountId, Ours>) -> Result<HashMap<AccountId, Vec<Drift>>, StoreError> {
     let mut drifts = HashMap::<AccountId, Vec<Drift>>::new();
     let mut wanted = BTreeSet::new();
     for (account, ours) in accounts {
@@ -262,9 +259,7 @@ fn row_image(row: StoredRow) -> Option<(Key, Value)> {
             let key = Key::Fill(row.fill.symbol.clone(), row.fill.trade_id);
             (key, serde_json::json!({ "robot": row.robot, "fill": row.fill }))
         }
-        StoredRow::Position(row) => {
-            (Key::Position(row.robot, row.symbol.clone()), value(serde_json::to_value(row)))
-        }
+        StoredRow::Position(row) => (Key::Position(row.robot, row.symbol.clone()), value(serde_json::to_value(row))),
         StoredRow::Balance(_, balance) => (Key::Balance(balance.asset.clone()), value(serde_json::to_value(balance))),
         StoredRow::Command(_, record) => {
             let key = Key::Signal(record.command.source.clone(), record.command.dedup_key.clone());

@@ -235,16 +235,19 @@ fn only(report: &AuditReport, checks: &[u8]) -> String {
 fn a_clean_input_has_no_findings() {
     let report = check(&clean());
     assert!(report.is_clean(), "{report}");
-    assert_eq!(report.counts, Counts {
-        accounts: 1,
-        orders: 2,
-        fills: 1,
-        signals: 2,
-        events: 12,
-        venue_orders: 2,
-        venue_fills: 1,
-        venue_posts: 2,
-    });
+    assert_eq!(
+        report.counts,
+        Counts {
+            accounts: 1,
+            orders: 2,
+            fills: 1,
+            signals: 2,
+            events: 12,
+            venue_orders: 2,
+            venue_fills: 1,
+            venue_posts: 2,
+        }
+    );
     assert!(report.to_string().ends_with("\nlost 0, doubled 0"), "{report}");
 }
 
@@ -353,7 +356,11 @@ fn c6_finds_a_leg_that_was_ordered_twice() {
         venue.orders.insert(VenueOrderId(3), at_venue(3, VenueStatus::New, Qty::ZERO));
     });
     let text = only(&report, &[6]);
-    assert!(text.contains("leg 0 of decision 2 of robot 10001 has 2 orders at the venue: 2 (") && text.ends_with("lost 0, doubled 1"), "{text}");
+    assert!(
+        text.contains("leg 0 of decision 2 of robot 10001 has 2 orders at the venue: 2 (")
+            && text.ends_with("lost 0, doubled 1"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -374,7 +381,10 @@ fn c7_finds_a_request_that_was_sent_twice_even_if_it_was_refused() {
 #[test]
 fn c8_finds_a_balance_that_does_not_add_up() {
     let report = doctored(|venue, _| venue.balances[1].total = "801.00000001".parse().unwrap());
-    assert!(only(&report, &[8]).contains("USDT is 801.00000001, but its opening 1000 and its fills make 801, which is 0.00000001 off"));
+    assert!(
+        only(&report, &[8])
+            .contains("USDT is 801.00000001, but its opening 1000 and its fills make 801, which is 0.00000001 off")
+    );
     let report = doctored(|_, ours| {
         let mut events = history();
         events.push(Event::Opening(balance("USDT", "1000", "800", 3)));

@@ -70,7 +70,11 @@ async fn what_a_store_and_a_venue_wrote_is_compared() {
 
     let answered = running.path.with_file_name("answered.jsonl");
     std::fs::write(&answered, format!("{{\"source\":\"webhook:{}\",\"dedup_key\":\"key\"}}\n", robot.id)).unwrap();
-    let audit = async || audit::run(&running.path, &ledger, Duration::from_millis(1), Some(&answered), &Progress::default()).await.unwrap();
+    let audit = async || {
+        audit::run(&running.path, &ledger, Duration::from_millis(1), Some(&answered), &Progress::default())
+            .await
+            .unwrap()
+    };
 
     // The answer is still on its way: the order is unresolved and its fill is not booked, however often one looks.
     let report = audit().await;

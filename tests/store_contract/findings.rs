@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotgo::audit::{self, Progress};
+use hotgo::store::sqlite::OpenOptions;
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
 use trading::command::{Outcome, Record as Decided};
@@ -83,7 +84,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let [database, ledger, answered] =
             ["hotgo.db", "venue.ledger", "answered.jsonl"].map(|name| directory.path().join(name));
-        let running = Running::open(&database, Default::default()).await.unwrap();
+        let running = Running::open(&database, OpenOptions::default()).await.unwrap();
         let store = running.store();
         let account = store.ensure_account("paper", LABEL).await.unwrap();
         let lease = store.acquire_lease(account.id, &owner("one"), TTL, false).await.unwrap();
@@ -153,7 +154,7 @@ impl World {
     }
 
     async fn commit(&mut self, events: Vec<Event>) {
-        let running = Running::open(&self.database, Default::default()).await.unwrap();
+        let running = Running::open(&self.database, OpenOptions::default()).await.unwrap();
         self.held.commit(running.store(), events).await.unwrap();
         running.stop().await;
     }

@@ -1,5 +1,6 @@
 //! The contract on the simulator's model, and the model beside SQLite: the same operations must give the same results.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use hotgo::clock::Clock;
@@ -220,7 +221,7 @@ impl<'a> Side<'a> {
             let fills = hotgo::store::FillFilter { account: Some(account), limit: 10_000, ..Default::default() };
             let orders: Vec<Order> = self.store.orders(&orders).await.unwrap();
             let fills: Vec<_> = self.store.fills(&fills).await.unwrap().into_iter().map(|row| row.fill).collect();
-            said.push_str(&format!("{snapshot:#?}\n{events:#?}\n{orders:#?}\n{fills:#?}\n"));
+            write!(said, "{snapshot:#?}\n{events:#?}\n{orders:#?}\n{fills:#?}\n").unwrap();
         }
         said
     }

@@ -301,7 +301,10 @@ pub(crate) async fn an_unconfirmed_commit_that_was_written_is_found_and_not_writ
     };
     tokio::time::timeout(DEADLINE, written).await.unwrap();
     settle(store, &mut held, events, true).await;
-    assert_eq!(store.orders(&OrderFilter { robot: Some(robot.id), limit: 9, ..OrderFilter::default() }).await.unwrap().len(), 1);
+    assert_eq!(
+        store.orders(&OrderFilter { robot: Some(robot.id), limit: 9, ..OrderFilter::default() }).await.unwrap().len(),
+        1
+    );
 }
 
 pub(crate) async fn an_unconfirmed_commit_that_was_not_written_can_be_written(store: &dyn Store) {

@@ -183,9 +183,13 @@ const TABLES: &[Table] = &[
         let balance = read::to_balance(&mut columns)?;
         Ok(StoredRow::Balance(AccountId(columns.integer()?), balance))
     }),
-    ("SELECT source, dedup_key, payload, received_at, detail, account FROM hg_trading_signal", "ORDER BY rowid", |row| {
-        let mut columns = Columns::of(row);
-        let record = read::to_record(&mut columns)?;
-        Ok(StoredRow::Command(AccountId(columns.integer()?), record))
-    }),
+    (
+        "SELECT source, dedup_key, payload, received_at, detail, account FROM hg_trading_signal",
+        "ORDER BY rowid",
+        |row| {
+            let mut columns = Columns::of(row);
+            let record = read::to_record(&mut columns)?;
+            Ok(StoredRow::Command(AccountId(columns.integer()?), record))
+        },
+    ),
 ];

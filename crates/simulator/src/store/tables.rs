@@ -133,7 +133,9 @@ impl Tables {
                 self.apply_fill(account, position.robot, fill)?;
                 let key = (position.robot, position.symbol.clone());
                 self.positions.insert(key, position.clone());
-                balances.iter().for_each(|balance| self.apply_balance(account, balance));
+                for balance in balances {
+                    self.apply_balance(account, balance);
+                }
                 Ok(())
             }
             Event::Opening(balance) => {

@@ -61,8 +61,7 @@ impl Fold {
     pub(super) fn into_image(self) -> Image {
         let accounts = self.accounts.into_iter().map(|(label, account)| {
             let mut image = account.image;
-            image.balances =
-                account.totals.into_iter().map(|(asset, total)| VenueBalance { asset, total }).collect();
+            image.balances = account.totals.into_iter().map(|(asset, total)| VenueBalance { asset, total }).collect();
             (label.to_string(), image)
         });
         Image { accounts: accounts.collect() }
@@ -134,8 +133,7 @@ impl Fold {
         if order.executed > order.qty {
             return Err("more is filled than was ordered");
         }
-        order.status =
-            if order.executed == order.qty { VenueStatus::Filled } else { VenueStatus::PartiallyFilled };
+        order.status = if order.executed == order.qty { VenueStatus::Filled } else { VenueStatus::PartiallyFilled };
         let (base, quote) = account.pairs.get(&fill.symbol).ok_or("a fill of an unknown symbol")?;
         let paid = fill.price.notional(fill.qty);
         let (base_change, quote_change) = match fill.side {
