@@ -1,94 +1,125 @@
 //! The checks. Pure: the same input gives the same report.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use trading::command::Outcome;
-use trading::exchange::{Fill, VenueStatus};
-use trading::ids::{ClientOrderId, Epoch, RobotId};
-use trading::money::Qty;
-use trading::order::{Order, Status};
+use trading::exchange::{Fill, OrderKind, Side, VenueStatus};
+use trading::ids::{ClientOrderId, Epoch, VenueOrderId};
+use trading::order::Status;
 use trading::time::Timestamp;
-use venue::ledger::{AccountImage, OrderImage};
+use venue::ledger::{AccountImage, Image, OrderImage};
 
-use super::data::{AccountData, AuditInput, Key};
-use super::{AuditReport, Counts, Finding, Severity, money};
+use super::data::AuditInput;
+use super::ours::{OurFill, OurOrder, Ours};
+use super::read::{self, Drift};
+use super::report::{AuditReport, Counts, Findings};
+use super::{Answered, Key, money};
 
 /// Compares everything; see the [module](super).
 pub fn check(input: &AuditInput) -> AuditReport {
-    let mut findings = Vec::new();
+    let accounts = input.accounts.iter().map(|(label, data)| {
+        let ours = Ours::from(data);
+        let drifts = ours.odd().map(|(key, seq)| Drift { key, seq, fields: Vec::new() }).collect();
+        (label.clone(), read::Account { ours, drifts })
+    });
+    compare(&input.venue, &accounts.collect(), input.answered.as_deref().unwrap_or_default())
+}
+
+pub(super) fn compare(venue: &Image, accounts: &BTreeMap<String, read::Account>, answered: &[Answered]) -> AuditReport {
+    let mut findings = Findings::default();
     let mut counts = Counts::default();
-    let (no_venue, no_rows) = (AccountImage::default(), AccountData::default());
-    let labels = input.venue.accounts.keys().chain(input.accounts.keys());
-    for label in labels.collect::<std::collections::BTreeSet<_>>() {
-        let venue = input.venue.accounts.get(label).unwrap_or(&no_venue);
-        let ours = input.accounts.get(label).unwrap_or(&no_rows);
-        counts.orders += ours.orders.len();
-        counts.fills += ours.fills.len();
-        counts.signals += ours.signals.len();
-        counts.events += ours.history.events;
-        let mut account = Account { label, venue, ours, findings: &mut findings };
+    let (no_venue, no_rows) = (AccountImage::default(), read::Account::default());
+    let labels = venue.accounts.keys().chain(accounts.keys());
+    for label in labels.collect::<BTreeSet<_>>() {
+        let theirs = venue.accounts.get(label).unwrap_or(&no_venue);
+        let read::Account { ours, drifts } = accounts.get(label).unwrap_or(&no_rows);
+        counts.add(theirs, ours);
+        findings.account(label);
+        let mut account = Account { venue: theirs, ours, met: Met::of(theirs, ours), findings: &mut findings };
         account.orders();
         account.unwitnessed();
         account.fills();
         account.states();
-        account.signals();
+        account.commands();
         account.decisions();
         account.posts();
-        if input.accounts.contains_key(label) {
-            for what in money::check(venue, ours) {
-                account.find(8, what);
-            }
+        if accounts.contains_key(label) {
+            money::check(theirs, ours, &mut findings);
         }
-        account.history();
-        account.epochs();
+        history(ours, drifts, &mut findings);
+        epochs(theirs, ours, &mut findings);
     }
-    answered(input, &mut findings);
+    findings.account("");
+    // C5, as far as it is about those who were told that their signal was taken.
+    for Answered { source, dedup_key } in answered {
+        if !accounts.values().any(|account| account.ours.has_signal(source, dedup_key)) {
+            let what = format!("signal `{dedup_key}` of `{source}` was answered and has no outcome here");
+            findings.find(5, what, "tell its sender that it had no effect, and keep the database: a commit was lost");
+        }
+    }
     AuditReport::new(findings, counts)
 }
 
-fn finding(check: u8, what: String) -> Finding {
-    let severity = match check {
-        1..=5 | 8 => Severity::Lost,
-        6 | 7 => Severity::Doubled,
-        _ => Severity::Other,
-    };
-    Finding { check, severity, what }
+/// Our orders beside the venue's: for each of ours, where the venue has it and how often.
+struct Met<'a> {
+    orders: Vec<Option<(VenueOrderId, &'a OrderImage)>>,
+    posts: Vec<u32>,
 }
 
-/// C5, as far as it is about those who were told that their signal was taken.
-fn answered(input: &AuditInput, findings: &mut Vec<Finding>) {
-    for signal in input.answered.iter().flatten() {
-        let key = (signal.source.clone(), signal.dedup_key.clone());
-        if !input.accounts.values().any(|account| account.signals.contains_key(&key)) {
-            let what = format!("signal `{}` of `{}` was answered and has no outcome", signal.dedup_key, signal.source);
-            findings.push(finding(5, what));
+impl<'a> Met<'a> {
+    fn of(venue: &'a AccountImage, ours: &Ours) -> Self {
+        let mut met = Self { orders: vec![None; ours.orders.len()], posts: vec![0; ours.orders.len()] };
+        for (venue_id, order) in &venue.orders {
+            if let Some(place) = ours.orders.place(order.client_id.as_str()).and_then(|at| met.orders.get_mut(at)) {
+                *place = Some((*venue_id, order));
+            }
         }
+        for post in &venue.posts {
+            if let Some(count) = ours.orders.place(post.client_id.as_str()).and_then(|at| met.posts.get_mut(at)) {
+                *count += 1;
+            }
+        }
+        met
     }
 }
 
 struct Account<'a> {
-    label: &'a str,
     venue: &'a AccountImage,
-    ours: &'a AccountData,
-    findings: &'a mut Vec<Finding>,
+    ours: &'a Ours,
+    met: Met<'a>,
+    findings: &'a mut Findings,
 }
 
-impl Account<'_> {
-    fn find(&mut self, check: u8, what: impl std::fmt::Display) {
-        self.findings.push(finding(check, format!("{}: {what}", self.label)));
+impl<'a> Account<'a> {
+    fn order(&self, id: &ClientOrderId) -> Option<&'a OurOrder> {
+        self.ours.orders.get(id.as_str())
     }
 
     /// C1: every venue order of ours has its row.
     fn orders(&mut self) {
         for (venue_id, theirs) in &self.venue.orders {
             let id = &theirs.client_id;
-            match self.ours.orders.get(id) {
-                None if id.has_our_shape() => self.find(1, format!("the venue's order {venue_id} ({id}) has no row")),
+            match self.order(id) {
+                None if id.has_our_shape() => {
+                    let what = format!(
+                        "the venue has order {venue_id} under our id {id} ({}), and there is no such row here",
+                        terms(theirs.side, &theirs.qty, &theirs.symbol, theirs.kind)
+                    );
+                    let next =
+                        "do not trade this account: the database is older than the venue's ledger, or not its own";
+                    self.findings.find(1, what, next);
+                }
                 None => {}
+                Some(ours) if is_same_order(ours, theirs) => {}
                 Some(ours) => {
-                    if let Some(field) = difference(ours, theirs) {
-                        self.find(1, format!("order {id} ({venue_id} at the venue) has another {field} there"));
-                    }
+                    let (here, there) = (
+                        terms(ours.side, &ours.qty, &ours.symbol, ours.kind),
+                        terms(theirs.side, &theirs.qty, &theirs.symbol, theirs.kind),
+                    );
+                    let what = format!(
+                        "order {id} of robot {} is to {here} here, and to {there} at the venue, as its order {venue_id}",
+                        ours.robot
+                    );
+                    self.findings.find(1, what, "halt the robot and cancel the order: the venue acts on its own word");
                 }
             }
         }
@@ -104,54 +135,112 @@ impl Account<'_> {
 
     /// C2: the fills are the same. Those of other people's orders are theirs.
     fn fills(&mut self) {
-        let mut at_venue = HashSet::with_capacity(self.venue.fills.len());
+        let mut at_venue = vec![false; self.ours.fills.len()];
         for theirs in &self.venue.fills {
-            let key = (theirs.symbol.clone(), theirs.trade_id);
-            match self.ours.fills.get(&key) {
-                None if theirs.client_id.has_our_shape() || self.ours.orders.contains_key(&theirs.client_id) => {
-                    self.find(2, format!("trade {} of {} ({}) is not booked", key.1, key.0, theirs.client_id));
+            let (trade, symbol, id) = (theirs.trade_id, &theirs.symbol, &theirs.client_id);
+            let there = || deal(theirs.side, &theirs.qty, &theirs.price, &theirs.fee, &theirs.fee_asset);
+            let Some(place) = self.ours.fills.place(&(symbol.clone(), trade.0)) else {
+                let order = self.order(id);
+                if id.has_our_shape() || order.is_some() {
+                    let whose = order.map_or_else(String::new, |order| format!(" of robot {}", order.robot));
+                    let what = format!(
+                        "trade {trade} of {symbol} for order {id}{whose} is at the venue ({}) and not booked here",
+                        there()
+                    );
+                    self.findings.find(2, what, "restart the server: it fetches at its start the trades that it lacks");
                 }
-                Some((_, ours)) if money_of(ours) != money_of(theirs) || ours.client_id != theirs.client_id => {
-                    self.find(2, format!("trade {} of {} is booked differently", key.1, key.0));
-                }
-                _ => {}
+                continue;
+            };
+            if let Some(seen) = at_venue.get_mut(place) {
+                *seen = true;
             }
-            at_venue.insert(key);
+            let Some(ours) = self.ours.fills.at(place) else { continue };
+            let our_id = self.id_of(ours);
+            if !is_same_deal(ours, theirs) || our_id != id.as_str() {
+                let what = format!(
+                    "trade {trade} of {symbol} is booked for order {our_id} of robot {} ({}), and is at the venue for \
+                     order {id} ({})",
+                    ours.robot,
+                    deal(ours.side, &ours.qty, &ours.price, &ours.fee, &ours.fee_asset),
+                    there()
+                );
+                self.findings.find(2, what, "halt the robot: its position is not what it holds at the venue");
+            }
         }
-        for key in self.ours.fills.keys().filter(|key| !at_venue.contains(*key)) {
-            self.find(2, format!("trade {} of {} is booked, but not at the venue", key.1, key.0));
+        for (ours, _) in self.ours.fills.iter().zip(&at_venue).filter(|(_, seen)| !**seen) {
+            let what = format!(
+                "trade {} of {} is booked for order {} of robot {} ({}), and the venue does not have it",
+                ours.trade_id,
+                ours.symbol,
+                self.id_of(ours),
+                ours.robot,
+                deal(ours.side, &ours.qty, &ours.price, &ours.fee, &ours.fee_asset)
+            );
+            self.findings.find(
+                2,
+                what,
+                "see that this ledger belongs to this database, and that it is not an old copy",
+            );
         }
+    }
+
+    fn id_of(&self, fill: &OurFill) -> &'a str {
+        fill.order.and_then(|place| self.ours.orders.at(place)).map_or("(unknown)", |order| &order.id)
     }
 
     /// C3 and C4: status and filled quantity.
     fn states(&mut self) {
-        let mut sums = HashMap::<&ClientOrderId, Qty>::with_capacity(self.ours.orders.len());
-        for (_, fill) in self.ours.fills.values() {
-            *sums.entry(&fill.client_id).or_default() += fill.qty;
-        }
-        let at_venue: HashMap<&ClientOrderId, &OrderImage> =
-            self.venue.orders.values().map(|order| (&order.client_id, order)).collect();
-        for (id, ours) in &self.ours.orders {
-            let sum = sums.get(id).copied().unwrap_or_default();
-            if sum != ours.filled {
-                self.find(3, format!("order {id} has {} filled, but its fills make {sum}", ours.filled));
+        let next =
+            "restart the server: it asks the venue for every order that has not ended; if this stays, halt the robot";
+        for (place, ours) in self.ours.orders.iter().enumerate() {
+            let theirs = self.met.orders.get(place).copied().flatten();
+            let (id, robot, filled, booked) = (&ours.id, ours.robot, ours.filled, ours.booked);
+            if booked != filled {
+                let what = format!(
+                    "order {id} of robot {robot} says that {filled} is filled, but its fills here make {booked}"
+                );
+                self.findings.find(3, what, "halt the robot: its position may be wrong by the difference");
             }
             if ours.status.is_unresolved() {
-                // Without the status: it is as unresolved whether SENDING or UNKNOWN.
-                self.find(4, format!("order {id} is unresolved"));
+                // What moves is apart, so that it is found again while it moves.
+                let what =
+                    format!("order {id} of robot {robot} is unresolved: it is not known here whether the venue has it");
+                let there = theirs.map_or_else(
+                    || "the venue does not have it".to_owned(),
+                    |(venue_id, theirs)| {
+                        let status = venue_word(theirs.status);
+                        format!("the venue has it as order {venue_id}, {status}, {} filled", theirs.executed)
+                    },
+                );
+                let now = format!("{} since epoch {}; {there}", ours.status.as_str(), ours.epoch);
+                let next = "let the server run: it asks the venue until it is known; if this stays, look for the id in its log";
+                self.findings.find_now(4, what, now, next);
                 continue;
             }
             let status = ours.status.as_str();
-            match at_venue.get(id) {
-                Some(theirs) if expected(theirs.status) != ours.status => {
-                    self.find(3, format!("order {id} is {status} here and {:?} at the venue", theirs.status));
+            match theirs {
+                Some((venue_id, theirs)) if expected(theirs.status) != ours.status => {
+                    let what = format!(
+                        "order {id} of robot {robot} is {status} here ({filled} filled), and {} at the venue as its order \
+                         {venue_id} ({} filled)",
+                        venue_word(theirs.status),
+                        theirs.executed
+                    );
+                    self.findings.find(3, what, next);
                 }
-                Some(theirs) if theirs.executed != ours.filled => {
-                    let (here, there) = (ours.filled, theirs.executed);
-                    self.find(3, format!("order {id} has {here} filled here and {there} at the venue"));
+                Some((venue_id, theirs)) if theirs.executed != filled => {
+                    let what = format!(
+                        "order {id} of robot {robot} has {filled} filled here, and {} at the venue as its order {venue_id}",
+                        theirs.executed
+                    );
+                    self.findings.find(3, what, next);
                 }
                 None if is_at_venue(ours.status) => {
-                    self.find(3, format!("order {id} is {status} here, but the venue does not have it"));
+                    let named = ours.venue_id.map_or_else(String::new, |id| format!(" as the venue's order {id}"));
+                    let what =
+                        format!("order {id} of robot {robot} is {status} here{named}, but the venue does not have it");
+                    let next = "see that this ledger belongs to this database, and that it is not an old copy";
+                    self.findings.find(3, what, next);
                 }
                 _ => {}
             }
@@ -159,120 +248,213 @@ impl Account<'_> {
     }
 
     /// C5: every command has its one outcome.
-    fn signals(&mut self) {
-        for ((source, dedup_key), record) in &self.ours.signals {
-            let name = format!("signal `{dedup_key}` of `{source}`");
-            match &record.outcome {
-                Outcome::Done { orders, .. } => {
-                    for id in orders.iter().filter(|id| !self.ours.orders.contains_key(*id)) {
-                        self.find(5, format!("{name} planned order {id}, which does not exist"));
-                    }
-                }
-                Outcome::Denied { reason } | Outcome::Skipped { reason } if reason.is_empty() => {
-                    self.find(5, format!("{name} was turned down without a reason"));
-                }
-                _ => {}
-            }
+    fn commands(&mut self) {
+        for what in &self.ours.commands {
+            self.findings.find(5, what.clone(), "tell its sender, and look for the signal's key in the log");
         }
     }
 
     /// C6: one venue order for each leg of each decision.
     fn decisions(&mut self) {
-        let mut legs = BTreeMap::<(RobotId, i64, i32), Vec<String>>::new();
-        let mut ids = HashMap::<&ClientOrderId, usize>::new();
+        let next = "halt the robot and cancel or close all but one of them";
+        let mut legs = Vec::with_capacity(self.venue.orders.len());
+        let mut ids = BTreeMap::<&ClientOrderId, Vec<VenueOrderId>>::new();
         for (venue_id, theirs) in &self.venue.orders {
-            if let Some(ours) = self.ours.orders.get(&theirs.client_id) {
-                legs.entry((ours.robot, ours.key.decision, ours.key.leg)).or_default().push(venue_id.to_string());
+            if let Some(ours) = self.order(&theirs.client_id) {
+                legs.push((ours.robot, ours.key, *venue_id));
             } else if theirs.client_id.has_our_shape() {
-                *ids.entry(&theirs.client_id).or_default() += 1;
+                ids.entry(&theirs.client_id).or_default().push(*venue_id);
             }
         }
-        for ((robot, decision, leg), venue_ids) in legs.iter().filter(|(_, venue_ids)| venue_ids.len() > 1) {
-            let venue_ids = venue_ids.join(", ");
-            self.find(6, format!("robot {robot}, decision {decision}, leg {leg}: venue orders {venue_ids}"));
+        legs.sort_unstable();
+        for leg in legs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)).filter(|leg| leg.len() > 1) {
+            let Some((robot, key, _)) = leg.first() else { continue };
+            let orders: Vec<String> = leg.iter().map(|(_, _, venue_id)| self.described(*venue_id)).collect();
+            let what = format!(
+                "leg {} of decision {} of robot {robot} has {} orders at the venue: {}",
+                key.leg,
+                key.decision,
+                leg.len(),
+                orders.join(", ")
+            );
+            self.findings.find(6, what, next);
         }
-        for (id, count) in ids.into_iter().filter(|(_, count)| *count > 1) {
-            self.find(6, format!("client id {id} has {count} venue orders"));
+        for (id, venue_ids) in ids.into_iter().filter(|(_, venue_ids)| venue_ids.len() > 1) {
+            let orders: Vec<String> = venue_ids.iter().map(ToString::to_string).collect();
+            let what =
+                format!("our id {id}, of which there is no row here, has the venue's orders {}", orders.join(", "));
+            self.findings.find(6, what, next);
         }
+    }
+
+    /// One of the venue's orders, in words.
+    fn described(&self, venue_id: VenueOrderId) -> String {
+        let Some(theirs) = self.venue.orders.get(&venue_id) else { return venue_id.to_string() };
+        let generation = self.order(&theirs.client_id).map_or(0, |ours| ours.generation);
+        let (id, status) = (&theirs.client_id, venue_word(theirs.status));
+        format!("{venue_id} ({id}, generation {generation}, {status}, {} {} filled)", theirs.executed, theirs.symbol)
     }
 
     /// C7: one request for each client id.
     fn posts(&mut self) {
-        let mut requests = HashMap::<&ClientOrderId, usize>::with_capacity(self.venue.posts.len());
+        let next = "halt the account: something sends twice; see at the venue what the second request did";
+        for (ours, count) in self.ours.orders.iter().zip(&self.met.posts).filter(|(_, count)| **count > 1) {
+            let what = format!(
+                "the venue received {count} requests for order {} of robot {} (epoch {}), and each is sent once",
+                ours.id, ours.robot, ours.epoch
+            );
+            self.findings.find(7, what, next);
+        }
+        let mut others = BTreeMap::<&ClientOrderId, usize>::new();
         for post in &self.venue.posts {
-            *requests.entry(&post.client_id).or_default() += 1;
-        }
-        for (id, count) in requests.into_iter().filter(|(_, count)| *count > 1) {
-            if id.has_our_shape() || self.ours.orders.contains_key(id) {
-                self.find(7, format!("the venue received {count} requests for order {id}"));
+            if post.client_id.has_our_shape() && self.order(&post.client_id).is_none() {
+                *others.entry(&post.client_id).or_default() += 1;
             }
+        }
+        for (id, count) in others.into_iter().filter(|(_, count)| *count > 1) {
+            let what = format!("the venue received {count} requests for our id {id}, of which there is no row here");
+            self.findings.find(7, what, next);
         }
     }
+}
 
-    /// C9: the events are complete, and the tables are what they add up to.
-    fn history(&mut self) {
-        let history = &self.ours.history;
-        for (before, after) in &history.gaps {
-            self.find(9, format!("event {before} is followed by {after}"));
-        }
-        for key in &history.repeated {
-            self.find(9, format!("{key:?} was written twice"));
-        }
-        let mut matched = 0;
-        for (key, digest) in self.ours.rows() {
-            match history.rows.get(&key) {
-                Some(replayed) if *replayed == digest => matched += 1,
-                Some(_) => {
-                    matched += 1;
-                    self.find(9, format!("{key:?} is not what its events add up to"));
-                }
-                None => self.find(9, format!("{key:?} has no event")),
+/// C9: the events are complete, and the tables are what they add up to.
+fn history(ours: &Ours, drifts: &[Drift], findings: &mut Findings) {
+    let next = "stop the server and keep the file: somebody changed it, or it is damaged; `main check` tells which";
+    for (before, after) in &ours.gaps {
+        let what = match after.checked_sub(*before) {
+            Some(2) => format!("event {} is missing: event {before} is followed by event {after}", before + 1),
+            Some(step) if step > 2 => {
+                let (first, last) = (before + 1, after - 1);
+                format!("events {first} to {last} are missing: event {before} is followed by event {after}")
             }
-        }
-        if matched < history.rows.len() {
-            let missing: Vec<&Key> = history.rows.keys().filter(|key| !self.ours.has(key)).collect();
-            for key in missing {
-                self.find(9, format!("{key:?} has events but no row"));
-            }
-        }
-    }
-
-    /// C10: nothing is sent under an old epoch.
-    fn epochs(&mut self) {
-        let history = &self.ours.history;
-        for (id, epoch, newest) in &history.stale {
-            self.find(10, format!("order {id} was attempted under epoch {epoch} after epoch {newest} had begun"));
-        }
-        let began_after = |epoch: Epoch| -> Option<(Epoch, Timestamp)> {
-            history.epochs.iter().filter(|(newer, _)| *newer > epoch).min_by_key(|(_, at)| *at).copied()
+            _ => format!("event {before} is followed by event {after}"),
         };
-        for post in &self.venue.posts {
-            let Some(order) = self.ours.orders.get(&post.client_id) else { continue };
-            if let Some((newer, at)) = began_after(order.epoch).filter(|(_, at)| post.timestamp > *at) {
-                let late = post.timestamp.since(at);
-                let (id, epoch) = (&post.client_id, order.epoch);
-                self.find(10, format!("order {id} of epoch {epoch} was sent {late:?} after epoch {newer} had begun"));
+        findings.find(9, what, next);
+    }
+    for (key, seq) in &ours.repeated {
+        findings.find(9, format!("{key} is written once, but event {seq} writes it again"), next);
+    }
+    for Drift { key, seq, fields } in drifts {
+        let what = match (seq, fields.as_slice()) {
+            (0, _) => format!("{key} is in its table, but no event tells of it"),
+            (seq, []) => format!("{key} is not in its table what event {seq} says, which is its last"),
+            (seq, fields) => {
+                format!("{key} is not in its table what event {seq} says, which is its last: {}", fields.join("; "))
             }
+        };
+        findings.find(9, what, next);
+    }
+    for (key, seq) in &ours.rowless {
+        findings.find(9, format!("{key} is told of by event {seq}, but is not in its table"), next);
+    }
+}
+
+/// C10: nothing is sent under an old epoch.
+fn epochs(venue: &AccountImage, ours: &Ours, findings: &mut Findings) {
+    let next = "see that only one server trades this account, and compare the logs of both around that time";
+    let began = Began::of(&ours.epochs);
+    for order in ours.orders.iter() {
+        let Some((seq, epoch)) = order.attempt else { continue };
+        if let Some((first, newer)) = began.after(epoch).map(|(first, _)| first).filter(|(first, _)| *first < seq) {
+            let what = format!(
+                "order {} of robot {} was attempted in event {seq} under epoch {epoch}, although epoch {newer} had begun in \
+                 event {first}",
+                order.id, order.robot
+            );
+            findings.find(10, what, next);
+        }
+    }
+    for post in &venue.posts {
+        let Some(order) = ours.orders.get(post.client_id.as_str()) else { continue };
+        let newer = began.after(order.epoch).map(|(_, time)| time);
+        if let Some((at, newer)) = newer.filter(|(at, _)| post.timestamp > *at) {
+            let what = format!(
+                "order {} of robot {} was sent to the venue under epoch {}, {:?} after epoch {newer} had begun",
+                order.id,
+                order.robot,
+                order.epoch,
+                post.timestamp.since(at)
+            );
+            findings.find(10, what, next);
         }
     }
 }
 
-fn difference(ours: &Order, theirs: &OrderImage) -> Option<&'static str> {
-    if ours.symbol != theirs.symbol {
-        Some("symbol")
-    } else if ours.side != theirs.side {
-        Some("side")
-    } else if ours.qty != theirs.qty {
-        Some("quantity")
-    } else if ours.kind != theirs.kind {
-        Some("kind or price")
-    } else {
-        None
+/// When the first epoch beyond another one began: by event and by time.
+type First = ((i64, Epoch), (Timestamp, Epoch));
+
+/// For each epoch, ordered, the first beginning of it or a later one.
+struct Began(Vec<(Epoch, First)>);
+
+impl Began {
+    fn of(epochs: &[(i64, Epoch, Timestamp)]) -> Self {
+        let mut began: Vec<(Epoch, First)> =
+            epochs.iter().map(|(seq, epoch, at)| (*epoch, ((*seq, *epoch), (*at, *epoch)))).collect();
+        began.sort_unstable();
+        let mut later: Option<First> = None;
+        for (_, first) in began.iter_mut().rev() {
+            let (by_event, by_time) = later.unwrap_or(*first);
+            *first = (first.0.min(by_event), first.1.min(by_time));
+            later = Some(*first);
+        }
+        Self(began)
+    }
+
+    fn after(&self, epoch: Epoch) -> Option<First> {
+        let place = self.0.partition_point(|(began, _)| *began <= epoch);
+        self.0.get(place).map(|(_, first)| *first)
     }
 }
 
-fn money_of(fill: &Fill) -> impl PartialEq {
-    (fill.side, fill.price, fill.qty, fill.fee, fill.fee_asset.clone())
+/// An order's terms in words: what two equal orders have in common.
+fn terms(side: Side, qty: &impl std::fmt::Display, symbol: &impl std::fmt::Display, kind: OrderKind) -> String {
+    let side = side_word(side);
+    match kind {
+        OrderKind::Market => format!("{side} {qty} {symbol} at market"),
+        OrderKind::Limit { price } => format!("{side} {qty} {symbol} at {price}"),
+        OrderKind::PostOnly { price } => format!("{side} {qty} {symbol} at {price}, post-only"),
+        OrderKind::StopLimit { stop_price, price } => {
+            format!("{side} {qty} {symbol} at {price} once {stop_price} is reached")
+        }
+    }
+}
+
+fn is_same_order(ours: &OurOrder, theirs: &OrderImage) -> bool {
+    (ours.side, ours.qty, ours.kind) == (theirs.side, theirs.qty, theirs.kind) && ours.symbol == theirs.symbol
+}
+
+fn deal(
+    side: Side,
+    qty: &impl std::fmt::Display,
+    price: &impl std::fmt::Display,
+    fee: &impl std::fmt::Display,
+    fee_asset: &impl std::fmt::Display,
+) -> String {
+    format!("{} {qty} at {price}, fee {fee} {fee_asset}", side_word(side))
+}
+
+fn is_same_deal(ours: &OurFill, theirs: &Fill) -> bool {
+    (ours.side, ours.price, ours.qty, ours.fee) == (theirs.side, theirs.price, theirs.qty, theirs.fee)
+        && ours.fee_asset == theirs.fee_asset
+}
+
+fn side_word(side: Side) -> &'static str {
+    match side {
+        Side::Buy => "buy",
+        Side::Sell => "sell",
+    }
+}
+
+fn venue_word(status: VenueStatus) -> &'static str {
+    match status {
+        VenueStatus::New => "new",
+        VenueStatus::PartiallyFilled => "partially filled",
+        VenueStatus::Filled => "filled",
+        VenueStatus::Canceled => "canceled",
+        VenueStatus::Rejected => "rejected",
+        VenueStatus::Expired => "expired",
+    }
 }
 
 /// What our status must be when the venue's is this one and all its fills are booked.
@@ -289,4 +471,18 @@ fn expected(status: VenueStatus) -> Status {
 
 fn is_at_venue(status: Status) -> bool {
     matches!(status, Status::Open | Status::Partial | Status::Filled | Status::Canceled | Status::Expired)
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Key::Order(id) => write!(f, "order {id}"),
+            Key::Fill(symbol, trade_id) => write!(f, "trade {trade_id} of {symbol}"),
+            Key::Signal(source, dedup_key) => write!(f, "signal `{dedup_key}` of `{source}`"),
+            Key::Robot(robot) => write!(f, "robot {robot}"),
+            Key::State(robot) => write!(f, "the strategy state of robot {robot}"),
+            Key::Position(robot, symbol) => write!(f, "the position of robot {robot} in {symbol}"),
+            Key::Balance(asset) => write!(f, "the balance of {asset}"),
+        }
+    }
 }

@@ -1,14 +1,12 @@
-//! What is compared: the rows of an account, and what its events add up to.
+//! What is compared, as whole values in memory: for those who judge a model. Files are read by [`super::read`], which keeps
+//! less of each row.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hasher as _};
-use std::path::Path;
 
-use serde::Serialize;
 use trading::command::Record;
 use trading::event::{Event, Recorded};
 use trading::exchange::Fill;
-use trading::ids::{AccountId, ClientOrderId, Epoch, RobotId, Seq, TradeId};
+use trading::ids::{ClientOrderId, Epoch, RobotId, Seq, TradeId};
 use trading::market::{Asset, Symbol};
 use trading::order::{Order, Status};
 use trading::position::{Balance, Position};
@@ -16,9 +14,8 @@ use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 use venue::ledger::Image;
 
-use super::Answered;
-use crate::store::StoreError;
-use crate::store::sqlite::{StoredRow, dump};
+use super::ours::{Ours, digest, digest_with};
+use super::{Answered, Key};
 
 /// Everything that is compared.
 #[derive(Debug, Default)]
@@ -52,171 +49,97 @@ pub struct AccountData {
     pub history: History,
 }
 
-/// Names a row that events make.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Key {
-    Order(ClientOrderId),
-    Fill(Symbol, TradeId),
-    Signal(String, String),
-    Robot(RobotId),
-    State(RobotId),
-    Position(RobotId, Symbol),
-    Balance(Asset),
-}
-
-/// What an account's events add up to. Of each row only a digest is kept, so that a million of them fit.
+/// What an account's events add up to. Of each row only a digest is kept.
 #[derive(Debug, Default)]
 pub struct History {
-    pub(super) events: usize,
-    pub(super) last: i64,
     /// The latest time of any event.
     latest: Timestamp,
-    /// Where the numbering breaks: the number before, and the one after.
-    pub(super) gaps: Vec<(i64, i64)>,
-    pub(super) rows: HashMap<Key, u64>,
+    /// The numbers, as they came.
+    numbers: Vec<i64>,
+    /// The last image of each row, and by which event.
+    rows: HashMap<Key, (u64, i64)>,
     /// Rows that are written once, and were written again.
-    pub(super) repeated: Vec<Key>,
-    /// When each epoch began, in the order of the events.
-    pub(super) epochs: Vec<(Epoch, Timestamp)>,
-    /// Orders attempted after a newer epoch had begun: order, its epoch, the newer one.
-    pub(super) stale: Vec<(ClientOrderId, Epoch, Epoch)>,
+    repeated: BTreeMap<Key, i64>,
+    attempts: Vec<(ClientOrderId, i64, Epoch)>,
+    epochs: Vec<(i64, Epoch, Timestamp)>,
 }
 
 impl History {
     /// Takes the account's next event.
     pub fn add(&mut self, recorded: &Recorded) {
-        let seq = recorded.seq.0;
-        if Some(seq) != self.last.checked_add(1) {
-            self.gaps.push((self.last, seq));
-        }
-        self.last = seq;
-        self.events += 1;
+        let (seq, event) = (recorded.seq.0, &recorded.event);
+        self.numbers.push(seq);
         self.latest = self.latest.max(recorded.at);
-        match &recorded.event {
-            Event::Command(record) => self.once(signal_key(record), digest(record)),
-            Event::Robot(robot) => self.image(Key::Robot(robot.id), digest(robot)),
-            Event::Strategy { robot, state } => self.image(Key::State(*robot), digest(&(state, recorded.seq))),
+        match event {
+            Event::Command(record) => {
+                self.once(
+                    Key::Signal(record.command.source.clone(), record.command.dedup_key.clone()),
+                    digest(event),
+                    seq,
+                );
+            }
+            Event::Robot(robot) => self.image(Key::Robot(robot.id), digest(event), seq),
+            Event::Strategy { robot, .. } => self.image(Key::State(*robot), digest(event), seq),
             Event::Order(order) => {
-                self.check_epoch(order);
-                self.image(Key::Order(order.client_id.clone()), digest(order));
+                if order.status == Status::Sending {
+                    self.attempts.push((order.client_id.clone(), seq, order.epoch));
+                }
+                self.image(Key::Order(order.client_id.clone()), digest(event), seq);
             }
             Event::Fill { fill, position, balances } => {
-                self.once(Key::Fill(fill.symbol.clone(), fill.trade_id), digest(&(position.robot, fill)));
-                self.image(Key::Position(position.robot, position.symbol.clone()), digest(position));
+                let booked = digest_with(digest(fill), position.robot.0);
+                self.once(Key::Fill(fill.symbol.clone(), fill.trade_id), booked, seq);
+                self.image(Key::Position(position.robot, position.symbol.clone()), digest(position), seq);
                 for balance in balances {
-                    self.image(Key::Balance(balance.asset.clone()), digest(balance));
+                    self.image(Key::Balance(balance.asset.clone()), digest(balance), seq);
                 }
             }
-            Event::Opening(balance) => self.image(Key::Balance(balance.asset.clone()), digest(balance)),
+            Event::Opening(balance) => self.image(Key::Balance(balance.asset.clone()), digest(balance), seq),
             // Not before what was written before it: the wall clock may have been set back between two processes.
-            Event::Started { epoch } => self.epochs.push((*epoch, recorded.at.max(self.latest))),
+            Event::Started { epoch } => self.epochs.push((seq, *epoch, self.latest)),
             Event::Alarm { .. } | Event::Stopped { .. } => {}
         }
     }
 
-    fn image(&mut self, key: Key, digest: u64) {
-        self.rows.insert(key, digest);
+    fn image(&mut self, key: Key, digest: u64, seq: i64) {
+        self.rows.insert(key, (digest, seq));
     }
 
-    fn once(&mut self, key: Key, digest: u64) {
-        if self.rows.insert(key.clone(), digest).is_some() {
-            self.repeated.push(key);
-        }
-    }
-
-    fn check_epoch(&mut self, order: &Order) {
-        if order.status != Status::Sending {
-            return;
-        }
-        if let Some(newest) = self.epochs.iter().map(|(epoch, _)| *epoch).max().filter(|newest| *newest > order.epoch) {
-            self.stale.push((order.client_id.clone(), order.epoch, newest));
+    fn once(&mut self, key: Key, digest: u64, seq: i64) {
+        if self.rows.insert(key.clone(), (digest, seq)).is_some() {
+            self.repeated.insert(key, seq);
         }
     }
 }
 
-impl AccountData {
-    /// Each row's name with its digest, to be compared with the history's.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (Key, u64)> + '_ {
-        let orders = self.orders.values().map(|order| (Key::Order(order.client_id.clone()), digest(order)));
-        let fills = self.fills.values().map(|row| (Key::Fill(row.1.symbol.clone(), row.1.trade_id), digest(row)));
-        let signals = self.signals.values().map(|record| (signal_key(record), digest(record)));
-        let robots = self.robots.values().map(|robot| (Key::Robot(robot.id), digest(robot)));
-        let states = self.states.iter().map(|(robot, row)| (Key::State(*robot), digest(row)));
-        let positions = self.positions.values().map(|row| (Key::Position(row.robot, row.symbol.clone()), digest(row)));
-        let balances = self.balances.values().map(|row| (Key::Balance(row.asset.clone()), digest(row)));
-        orders.chain(fills).chain(signals).chain(robots).chain(states).chain(positions).chain(balances)
-    }
+impl From<&AccountData> for Ours {
+    fn from(data: &AccountData) -> Self {
+        let mut ours = Self::default();
+        data.robots.values().for_each(|robot| ours.add_robot(robot));
+        data.states.iter().for_each(|(robot, (state, seq))| ours.add_state(*robot, state.clone(), seq.0));
+        data.orders.values().for_each(|order| ours.add_order(order.clone()));
+        data.fills.values().for_each(|(robot, fill)| ours.add_fill(*robot, fill));
+        data.positions.values().for_each(|position| ours.add_position(position.clone()));
+        data.balances.values().for_each(|balance| ours.add_balance(balance.clone()));
+        data.signals.values().for_each(|record| ours.add_command(record.clone()));
+        ours.tables_are_read();
 
-    pub(super) fn has(&self, key: &Key) -> bool {
-        match key {
-            Key::Order(id) => self.orders.contains_key(id),
-            Key::Fill(symbol, trade) => self.fills.contains_key(&(symbol.clone(), *trade)),
-            Key::Signal(source, dedup_key) => self.signals.contains_key(&(source.clone(), dedup_key.clone())),
-            Key::Robot(robot) => self.robots.contains_key(robot),
-            Key::State(robot) => self.states.contains_key(robot),
-            Key::Position(robot, symbol) => self.positions.contains_key(&(*robot, symbol.clone())),
-            Key::Balance(asset) => self.balances.contains_key(asset),
-        }
-    }
-}
-
-fn signal_key(record: &Record) -> Key {
-    Key::Signal(record.command.source.clone(), record.command.dedup_key.clone())
-}
-
-/// Equal values have equal digests; that of a value that cannot be written is zero.
-fn digest<T: Serialize>(value: &T) -> u64 {
-    struct HashWriter(DefaultHasher);
-    impl std::io::Write for HashWriter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.write(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut writer = HashWriter(DefaultHasher::new());
-    match serde_json::to_writer(&mut writer, value) {
-        Ok(()) => writer.0.finish(),
-        Err(_) => 0,
-    }
-}
-
-/// Reads all accounts of a database.
-pub(super) async fn read(path: &Path) -> Result<BTreeMap<String, AccountData>, StoreError> {
-    let mut labels = BTreeMap::<AccountId, String>::new();
-    let mut accounts = HashMap::<AccountId, AccountData>::new();
-    dump(path, |row| {
-        let id = match &row {
-            StoredRow::Account(account) => account.id,
-            StoredRow::Robot(robot) => robot.account,
-            StoredRow::State(robot, ..) => robot.account(),
-            StoredRow::Order(order) => order.account,
-            StoredRow::Fill(fill) => fill.account,
-            StoredRow::Position(position) => position.robot.account(),
-            StoredRow::Command(account, _) | StoredRow::Balance(account, _) | StoredRow::Event(account, _) => *account,
-        };
-        let data = accounts.entry(id).or_default();
-        match row {
-            StoredRow::Account(account) => drop(labels.insert(id, account.label)),
-            StoredRow::Robot(robot) => drop(data.robots.insert(robot.id, robot)),
-            StoredRow::State(robot, state, seq) => drop(data.states.insert(robot, (state, seq))),
-            StoredRow::Order(order) => drop(data.orders.insert(order.client_id.clone(), order)),
-            StoredRow::Fill(row) => {
-                data.fills.insert((row.fill.symbol.clone(), row.fill.trade_id), (row.robot, row.fill));
+        let history = &data.history;
+        history.numbers.iter().for_each(|seq| ours.number(*seq));
+        for (key, (digest, seq)) in &history.rows {
+            match key {
+                Key::Order(id) => ours.order_event(id.as_str(), *digest, *seq),
+                Key::Fill(symbol, trade_id) => ours.fill_event(symbol, *trade_id, *digest, *seq),
+                Key::Signal(source, dedup_key) => ours.command_event(source, dedup_key, *digest, *seq),
+                Key::State(robot) => ours.state_event(*robot, *digest, *seq),
+                Key::Robot(_) | Key::Position(..) | Key::Balance(_) => ours.other_event(key.clone(), *digest, *seq),
             }
-            StoredRow::Position(row) => drop(data.positions.insert((row.robot, row.symbol.clone()), row)),
-            StoredRow::Command(_, record) => {
-                let key = (record.command.source.clone(), record.command.dedup_key.clone());
-                data.signals.insert(key, record);
-            }
-            StoredRow::Balance(_, balance) => drop(data.balances.insert(balance.asset.clone(), balance)),
-            StoredRow::Event(_, recorded) => data.history.add(&recorded),
         }
-    })
-    .await?;
-    // Rows refer to accounts by foreign keys; where none is there, the number names it.
-    let label = |id: AccountId| labels.get(&id).cloned().unwrap_or_else(|| format!("account {id}"));
-    Ok(accounts.into_iter().map(|(id, data)| (label(id), data)).collect())
+        for (id, seq, epoch) in &history.attempts {
+            ours.attempted(id.as_str(), *seq, *epoch);
+        }
+        history.epochs.iter().for_each(|(seq, epoch, at)| ours.started(*seq, *epoch, *at));
+        ours.repeated.extend(history.repeated.iter().map(|(key, seq)| (key.clone(), *seq)));
+        ours
+    }
 }

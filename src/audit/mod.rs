@@ -6,12 +6,14 @@
 //! | C2 | a fill that only one of the two knows, or knows differently | lost |
 //! | C3 | a status or filled quantity that differs, or is not the sum of the fills | lost |
 //! | C4 | an order that nobody resolved | lost |
-//! | C5 | an answered signal without its one outcome | lost |
+//! | C5 | an answered signal without an outcome, or a command whose outcome is not what was done | lost |
 //! | C6 | two venue orders for one leg of one decision | doubled |
 //! | C7 | two requests with one client id | doubled |
-//! | C8 | a balance that is not its opening plus its fills less their fees | lost |
+//! | C8 | a balance that is not its opening plus its fills less their fees, a position that is not the sum of its fills | lost |
 //! | C9 | a gap in the events, or a table that is not what the events add up to | other |
 //! | C10 | an order sent under an epoch that had ended | other |
+//!
+//! An example of each finding, and what to do about it, is in `docs/audit.md`.
 //!
 //! While a server works, something is always on its way between the two. So what is found counts only if it is found
 //! again, word for word, in every further look until `settle` has passed: whatever moves is not lost.
@@ -19,120 +21,44 @@
 mod checks;
 mod data;
 mod money;
+mod ours;
+mod progress;
+mod read;
+mod report;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
+use trading::ids::{ClientOrderId, RobotId, TradeId};
+use trading::market::{Asset, Symbol};
 use venue::ledger::LedgerError;
 
 pub use checks::check;
 pub use data::{AccountData, AuditInput, History};
+pub use progress::Progress;
+pub use report::{AuditReport, Counts, Finding, Severity};
 
 use crate::store::StoreError;
 
 /// How long to wait between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How many findings are written out.
-const SHOWN: usize = 100;
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Something happened that we do not know of, or the other way round.
-    Lost,
-    /// Something happened twice.
-    Doubled,
-    /// Neither, but not as it should be.
-    Other,
-}
-
-/// One contradiction.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Finding {
-    /// Which check found it: 1 to 10.
-    pub check: u8,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What it is, with the ids to look for.
-    pub what: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Lost => "lost",
-            Severity::Doubled => "doubled",
-            Severity::Other => "other",
-        };
-        write!(f, "C{} {severity}: {}", self.check, self.what)
-    }
-}
-
-/// How much was compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Counts {
-    /// Orders in the database.
-    pub orders: usize,
-    /// Fills in the database.
-    pub fills: usize,
-    /// Signals and commands in the database.
-    pub signals: usize,
-    /// Events in the database.
-    pub events: usize,
-}
-
-/// What the checker has to say.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct AuditReport {
-    /// How many findings mean that something was lost.
-    pub lost: usize,
-    /// How many findings mean that something was doubled.
-    pub doubled: usize,
-    /// Every finding, ordered by check.
-    pub findings: Vec<Finding>,
-    /// How much was compared.
-    pub counts: Counts,
-}
-
-impl AuditReport {
-    fn new(mut findings: Vec<Finding>, counts: Counts) -> Self {
-        findings.sort();
-        findings.dedup();
-        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-        Self { lost: count(Severity::Lost), doubled: count(Severity::Doubled), findings, counts }
-    }
-
-    /// Whether nothing was found.
-    pub fn is_clean(&self) -> bool {
-        self.findings.is_empty()
-    }
-
-    /// What was found in both looks.
-    fn and(self, later: &Self) -> Self {
-        let lasting = self.findings.into_iter().filter(|finding| later.findings.binary_search(finding).is_ok());
-        Self::new(lasting.collect(), later.counts)
-    }
-}
-
-impl fmt::Display for AuditReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in self.findings.iter().take(SHOWN) {
-            writeln!(f, "{finding}")?;
-        }
-        if let Some(more) = self.findings.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            writeln!(f, "and {more} more")?;
-        }
-        let Counts { orders, fills, signals, events } = self.counts;
-        writeln!(f, "compared {orders} orders, {fills} fills, {signals} signals, {events} events")?;
-        write!(f, "lost {}, doubled {}", self.lost, self.doubled)
-    }
+/// Names a row that events make.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Key {
+    Order(ClientOrderId),
+    Fill(Symbol, TradeId),
+    Signal(String, String),
+    Robot(RobotId),
+    State(RobotId),
+    Position(RobotId, Symbol),
+    Balance(Asset),
 }
 
 /// A signal that was answered with 2xx: a line of JSON in the file of answered signals.
@@ -176,6 +102,12 @@ pub enum AuditError {
     Failed(String),
 }
 
+impl From<JoinError> for AuditError {
+    fn from(error: JoinError) -> Self {
+        AuditError::Failed(error.to_string())
+    }
+}
+
 /// Checks the database at `database` against the venue's ledger at `ledger`, and against the answered signals if a file of
 /// them is given. Works while a server and a venue write to them.
 ///
@@ -188,33 +120,45 @@ pub async fn run(
     ledger: &Path,
     settle: Duration,
     answered: Option<&Path>,
+    progress: &Progress,
 ) -> Result<AuditReport, AuditError> {
-    let deadline = Instant::now() + settle;
+    let began = Instant::now();
     // Read first: a signal that is answered while the database is read would seem lost.
-    let answered = answered.map(read_answered).transpose()?;
-    let mut report = look(database, ledger, answered.clone()).await?;
+    let answered = answered.map(read_answered).transpose()?.unwrap_or_default();
+    let mut report = look(database, ledger, &answered, progress).await?;
     while !report.is_clean() && !settle.is_zero() {
-        let last = Instant::now() >= deadline;
+        let last = began.elapsed() >= settle;
         tokio::time::sleep(LOOK_AGAIN).await;
-        report = report.and(&look(database, ledger, answered.clone()).await?);
+        report = report.and(look(database, ledger, &answered, progress).await?);
         if last {
             break;
         }
     }
+    report.took = began.elapsed();
     Ok(report)
 }
 
-async fn look(database: &Path, ledger: &Path, answered: Option<Vec<Answered>>) -> Result<AuditReport, AuditError> {
+/// The database and the ledger are read at the same time, each by a thread of its own.
+async fn look(
+    database: &Path,
+    ledger: &Path,
+    answered: &[Answered],
+    progress: &Progress,
+) -> Result<AuditReport, AuditError> {
     must_exist("database", database)?;
     must_exist("ledger", ledger)?;
-    let accounts = data::read(database).await?;
-    let ledger = ledger.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let venue = venue::ledger::read(&ledger)?;
-        Ok(check(&AuditInput { venue, accounts, answered }))
-    })
-    .await
-    .map_err(|error| AuditError::Failed(error.to_string()))?
+    progress.look();
+    let (database, ledger, answered) = (database.to_owned(), ledger.to_owned(), answered.to_owned());
+    let (rows, bytes) = (progress.clone(), progress.clone());
+    let ours = spawn_blocking(move || read::read(&database, &rows));
+    let theirs = spawn_blocking(move || {
+        bytes.bytes_to_read(std::fs::metadata(&ledger).map_or(0, |file| file.len()));
+        venue::ledger::read_with(&ledger, |read| bytes.bytes(read))
+    });
+    // Both are waited for: neither may be left behind running.
+    let (ours, theirs) = tokio::join!(ours, theirs);
+    let (accounts, venue) = (ours??, theirs??);
+    Ok(spawn_blocking(move || checks::compare(&venue, &accounts, &answered)).await?)
 }
 
 fn must_exist(what: &'static str, path: &Path) -> Result<(), AuditError> {

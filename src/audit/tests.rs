@@ -17,6 +17,7 @@ use trading::signal::{Action, Signal};
 use trading::time::Timestamp;
 use venue::ledger::{AccountImage, OrderImage, Post};
 
+use super::report::Findings;
 use super::*;
 
 const LABEL: &str = "main";
@@ -117,6 +118,9 @@ fn history() -> Vec<Event> {
     let planned = Outcome::Done { robot: Some(ROBOT), orders: vec![id(1), id(2)] };
     let mut position = Position::empty(ROBOT, "BTCUSDT".parse().unwrap());
     position.version = 1;
+    position.qty = "1.998".parse().unwrap();
+    position.cost = "199".parse().unwrap();
+    position.fees = "0.199".parse().unwrap();
     vec![
         Event::Started { epoch: Epoch(1) },
         Event::Opening(balance("BTC", "1", "1", 1)),
@@ -231,7 +235,19 @@ fn only(report: &AuditReport, checks: &[u8]) -> String {
 fn a_clean_input_has_no_findings() {
     let report = check(&clean());
     assert!(report.is_clean(), "{report}");
-    assert_eq!(report.counts, Counts { orders: 2, fills: 1, signals: 2, events: 12 });
+    assert_eq!(
+        report.counts,
+        Counts {
+            accounts: 1,
+            orders: 2,
+            fills: 1,
+            signals: 2,
+            events: 12,
+            venue_orders: 2,
+            venue_fills: 1,
+            venue_posts: 2,
+        }
+    );
     assert!(report.to_string().ends_with("\nlost 0, doubled 0"), "{report}");
 }
 
@@ -247,7 +263,7 @@ fn c1_finds_a_venue_order_without_a_row() {
 #[test]
 fn c1_finds_an_order_that_is_different_at_the_venue() {
     let report = doctored(|venue, _| venue.orders.get_mut(&VenueOrderId(2)).unwrap().qty = qty("3"));
-    assert!(only(&report, &[1]).contains("another quantity"));
+    assert!(only(&report, &[1]).contains("is to buy 2 BTCUSDT at 100 here, and to buy 3 BTCUSDT at 100 at the venue"));
 }
 
 #[test]
@@ -288,15 +304,15 @@ fn c2_finds_a_fill_that_was_not_booked() {
 #[test]
 fn c2_finds_a_fill_that_the_venue_does_not_have_or_has_otherwise() {
     let report = doctored(|venue, _| venue.fills.clear());
-    assert!(only(&report, &[2, 8]).contains("not at the venue"));
+    assert!(only(&report, &[2, 8]).contains("and the venue does not have it"));
     let report = doctored(|venue, _| venue.fills[0].fee = "0.003".parse().unwrap());
-    assert!(only(&report, &[2, 8]).contains("booked differently"));
+    assert!(only(&report, &[2, 8]).contains("(buy 2 at 99.5, fee 0.002 BTC), and is at the venue for order"));
 }
 
 #[test]
 fn c3_finds_a_status_that_differs() {
     let report = doctored(|venue, _| venue.orders.get_mut(&VenueOrderId(2)).unwrap().status = VenueStatus::Canceled);
-    assert!(only(&report, &[3]).contains("is OPEN here and Canceled at the venue"));
+    assert!(only(&report, &[3]).contains("is OPEN here (0 filled), and canceled at the venue"));
     let report = doctored(|venue, _| drop(venue.orders.remove(&VenueOrderId(2))));
     assert!(only(&report, &[3]).contains("the venue does not have it"));
 }
@@ -309,7 +325,7 @@ fn c3_finds_a_filled_quantity_that_is_not_the_sum_of_the_fills() {
         *ours = account(events);
         *venue.orders.get_mut(&VenueOrderId(2)).unwrap() = at_venue(2, VenueStatus::PartiallyFilled, qty("1"));
     });
-    assert!(only(&report, &[3]).contains("has 1 filled, but its fills make 0"));
+    assert!(only(&report, &[3]).contains("says that 1 is filled, but its fills here make 0"));
 }
 
 #[test]
@@ -356,7 +372,11 @@ fn c6_finds_a_leg_that_was_ordered_twice() {
         venue.orders.insert(VenueOrderId(3), at_venue(3, VenueStatus::New, Qty::ZERO));
     });
     let text = only(&report, &[6]);
-    assert!(text.contains("decision 2, leg 0: venue orders 2, 3") && text.ends_with("lost 0, doubled 1"), "{text}");
+    assert!(
+        text.contains("leg 0 of decision 2 of robot 10001 has 2 orders at the venue: 2 (")
+            && text.ends_with("lost 0, doubled 1"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -377,7 +397,10 @@ fn c7_finds_a_request_that_was_sent_twice_even_if_it_was_refused() {
 #[test]
 fn c8_finds_a_balance_that_does_not_add_up() {
     let report = doctored(|venue, _| venue.balances[1].total = "801.00000001".parse().unwrap());
-    assert!(only(&report, &[8]).contains("USDT is 801.00000001, but its opening and fills make 801"));
+    assert!(
+        only(&report, &[8])
+            .contains("USDT is 801.00000001, but its opening 1000 and its fills make 801, which is 0.00000001 off")
+    );
     let report = doctored(|_, ours| {
         let mut events = history();
         events.push(Event::Opening(balance("USDT", "1000", "800", 3)));
@@ -401,7 +424,7 @@ fn c9_finds_a_gap_in_the_events() {
     let report = doctored(|_, ours| {
         ours.history.add(&Recorded { seq: Seq(14), at: at(500), event: Event::Started { epoch: Epoch(1) } });
     });
-    assert!(only(&report, &[9]).contains("event 12 is followed by 14"));
+    assert!(only(&report, &[9]).contains("event 13 is missing: event 12 is followed by event 14"));
 }
 
 #[test]
@@ -409,7 +432,9 @@ fn c9_finds_a_row_that_its_events_do_not_make() {
     let report = doctored(|_, ours| ours.orders.get_mut(&id(2)).unwrap().reason = Some("edited".into()));
     only(&report, &[9]);
     let report = doctored(|_, ours| ours.robots.clear());
-    assert!(only(&report, &[9]).contains("has events but no row"));
+    let text = only(&report, &[5, 9]);
+    assert!(text.contains("was done for robot 10001, which does not exist here"), "{text}");
+    assert!(text.contains("robot 10001 is told of by event 4, but is not in its table"), "{text}");
 }
 
 #[test]
@@ -422,7 +447,7 @@ fn c10_finds_an_attempt_under_an_old_epoch() {
         *ours = account(events);
         venue.orders.insert(VenueOrderId(3), at_venue(3, VenueStatus::New, Qty::ZERO));
     });
-    assert!(only(&report, &[10]).contains("under epoch 1 after epoch 2 had begun"));
+    assert!(only(&report, &[10]).contains("under epoch 1, although epoch 2 had begun"));
 }
 
 #[test]
@@ -439,12 +464,29 @@ fn c10_finds_a_request_that_was_sent_after_a_newer_epoch_had_begun() {
 
 #[test]
 fn what_is_found_counts_only_if_it_is_found_again_word_for_word() {
-    let finding = |what: &str| Finding { check: 3, severity: Severity::Lost, what: what.into() };
-    let first = AuditReport::new(vec![finding("moved"), finding("stays")], Counts::default());
-    let second = AuditReport::new(vec![finding("moved on"), finding("stays"), finding("new")], Counts::default());
-    let both = first.and(&second);
-    assert_eq!(both.findings, [finding("stays")]);
-    assert_eq!(both.lost, 1);
+    let look = |found: &[(&str, &str)]| {
+        let mut findings = Findings::default();
+        for (what, now) in found {
+            findings.find_now(3, (*what).into(), (*now).into(), "look");
+        }
+        AuditReport::new(findings, Counts::default())
+    };
+    let first = look(&[("moved", ""), ("stays", "was so")]);
+    let both = first.and(look(&[("moved on", ""), ("stays", "is so"), ("new", "")]));
+    assert_eq!(both.findings.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), ["stays"]);
+    assert_eq!(both.findings[0].now.as_deref(), Some("is so"), "what may move is told as it is last seen");
+    assert_eq!((both.lost, both.looks), (1, 2));
+}
+
+#[test]
+fn a_million_findings_are_counted_and_a_thousand_are_kept() {
+    let mut findings = Findings::default();
+    (0..1_500).for_each(|n| findings.find(7, format!("request {n}"), "look"));
+    let report = AuditReport::new(findings, Counts::default());
+    assert_eq!((report.doubled, report.findings.len(), report.more), (1_500, 1_000, 500));
+    assert!(report.to_string().contains("\nand 1400 more\n"), "{report}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["more"], &json["took_ms"]), (&500.into(), &0.into()));
 }
 
 #[tokio::test]
@@ -458,6 +500,7 @@ async fn files_that_are_missing_are_told_apart() {
         ledger,
         Duration::ZERO,
         answered,
+        &Progress::default(),
     )
     .await
     {

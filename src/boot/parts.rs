@@ -269,7 +269,7 @@ impl Boot<'_> {
                 limits: self.config.trading.limits.clone(),
                 owner: Arc::clone(&owner),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
-                // The data directory's lock: no other living process writes this database.
+                // The database file's own lock: no other living process writes it.
                 predecessor_is_dead: true,
             };
             accounts.push((account, ports));

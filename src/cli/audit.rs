@@ -1,15 +1,20 @@
 //! `main audit`: the database against the venue's ledger and the signals that were answered. Changes nothing.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use super::{AuditArgs, ExitCode, Failure, Global, Style};
-use crate::audit;
+use crate::audit::{self, Progress};
+
+/// An audit that takes longer says how far it is, on a terminal.
+const SHOW_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(global: &Global, args: &AuditArgs) -> Result<ExitCode, Failure> {
     let config = global.load(&[])?.config;
     let settle = Duration::from_secs(args.settle);
-    check(global, &config.database(), &config.venue_ledger(), settle, args.answered.as_deref()).await
+    let ledger = args.venue_ledger.clone().unwrap_or_else(|| config.venue_ledger());
+    check(global, &config.database(), &ledger, settle, args.answered.as_deref()).await
 }
 
 /// Compares, prints what was found, and turns it into an exit code.
@@ -21,7 +26,13 @@ pub(super) async fn check(
     answered: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
     let out = global.output();
-    let report = audit::run(database, ledger, settle, answered).await?;
+    let progress = Progress::default();
+    let report = tokio::select! {
+        report = audit::run(database, ledger, settle, answered, &progress) => report,
+        never = show(&progress) => match never {},
+    };
+    clear_line();
+    let report = report?;
     if out.json {
         out.json(&report)?;
     } else {
@@ -31,4 +42,25 @@ pub(super) async fn check(
         out.line(verdict)?;
     }
     Ok(if report.is_clean() { ExitCode::Ok } else { ExitCode::AuditFindings })
+}
+
+/// Writes the progress over itself, where somebody watches.
+async fn show(progress: &Progress) -> std::convert::Infallible {
+    let mut stderr = std::io::stderr();
+    let mut tick = tokio::time::interval(SHOW_PROGRESS_EVERY);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        if stderr.is_terminal() {
+            // Nobody has to see it.
+            let _unseen = write!(stderr, "\r\u{1b}[K{progress}").and_then(|()| stderr.flush());
+        }
+    }
+}
+
+fn clear_line() {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        let _unseen = write!(stderr, "\r\u{1b}[K").and_then(|()| stderr.flush());
+    }
 }

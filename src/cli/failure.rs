@@ -168,6 +168,9 @@ impl From<OpenError> for Failure {
         let (code, help) = match &error {
             OpenError::NotWritable { .. } => (ExitCode::DataDir, Some("make data_dir writable for this user")),
             OpenError::Locked(_) => (ExitCode::DataDir, Some("another process holds it; wait for it, or stop it")),
+            OpenError::InUse { .. } => {
+                (ExitCode::DataDir, Some("stop the other server first, or name another database with store.path"))
+            }
             OpenError::Full => (ExitCode::DataDir, Some("free some space; nothing was lost")),
             OpenError::Damaged { .. } => {
                 (ExitCode::Damaged, Some("keep the file, restore the last backup, and run `main audit` before trading"))

@@ -132,6 +132,9 @@ pub struct AuditArgs {
     /// File of answered signals: one JSON object with `source` and `dedup_key` a line
     #[arg(long, value_name = "FILE")]
     pub answered: Option<PathBuf>,
+    /// The ledger of a venue that runs as its own process, instead of the configured one
+    #[arg(long, value_name = "PATH")]
+    pub venue_ledger: Option<PathBuf>,
 }
 
 /// Options of `main status`.

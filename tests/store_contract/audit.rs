@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hotgo::audit;
+use hotgo::audit::{self, Progress};
 use trading::event::Event;
 use trading::exchange::{OrderKind, VenueBalance, VenueStatus};
 use trading::ids::{ClientOrderId, VenueOrderId};
@@ -70,16 +70,20 @@ async fn what_a_store_and_a_venue_wrote_is_compared() {
 
     let answered = running.path.with_file_name("answered.jsonl");
     std::fs::write(&answered, format!("{{\"source\":\"webhook:{}\",\"dedup_key\":\"key\"}}\n", robot.id)).unwrap();
-    let audit = async || audit::run(&running.path, &ledger, Duration::from_millis(1), Some(&answered)).await.unwrap();
+    let audit = async || {
+        audit::run(&running.path, &ledger, Duration::from_millis(1), Some(&answered), &Progress::default())
+            .await
+            .unwrap()
+    };
 
     // The answer is still on its way: the order is unresolved and its fill is not booked, however often one looks.
     let report = audit().await;
-    let checks: Vec<u8> = report.findings.iter().map(|finding| finding.check).collect();
-    assert_eq!(checks, [2, 4], "{report}");
+    assert!(report.findings.iter().map(|finding| finding.check).eq([2, 4]), "{report}");
     assert_eq!(VenueStatus::PartiallyFilled, ledger_status(&ledger, &held.account.label));
 
     // Then it is booked, while the checker may look.
-    let Event::Fill { fill: trade, position, mut balances } = fill(&order, 1, 1) else { unreachable!() };
+    let Event::Fill { fill: trade, mut position, mut balances } = fill(&order, 1, 1) else { unreachable!() };
+    (position.cost, position.fees) = (amount("50.5"), amount("0.0505"));
     balances[0].total = amount("1000.4995");
     balances[1].total = amount("949.5");
     let answer = vec![Event::Order(booked(&order)), Event::Fill { fill: trade, position, balances }];

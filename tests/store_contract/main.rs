@@ -14,6 +14,8 @@
 
 mod audit;
 mod data;
+mod findings;
 mod fold;
+mod sim;
 mod sqlite;
 mod suite;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use hotgo::store::migrate::{SCHEMA_MAX, Schema, State};
-use hotgo::store::sqlite::{OpenError, OpenOptions, SqliteStore, integrity_check};
+use hotgo::store::sqlite::{Dump, OpenError, OpenOptions, SqliteStore, integrity_check};
 use hotgo::store::{CommitError, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -143,6 +143,149 @@ async fn a_full_disk_refuses_what_does_not_fit_and_takes_what_does() {
     let running = Running::open(&path, OpenOptions::default()).await.unwrap();
     assert_eq!(running.store().load(held.account.id).await.unwrap(), before);
     held.commit(running.store(), vec![Event::Order(order(robot.id, n))]).await.unwrap();
+    running.stop().await;
+}
+
+/// The writer dies between its COMMIT and its answer, or before it: its callers are told that nobody knows.
+#[tokio::test]
+async fn a_writer_that_dies_leaves_a_commit_unknown_and_reading_again_tells() {
+    for dies_after_the_commit in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hotgo.db");
+        let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+        let (mut held, robot) = Held::with_robot(running.store()).await;
+        running.stop().await;
+
+        let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await.unwrap();
+        let mut writer = Box::pin(writer.run());
+        let events = vec![Event::Order(order(robot.id, 1))];
+        let mut commit = Box::pin(store.commit(held.next(events.clone())));
+        assert!(futures_util::poll!(&mut commit).is_pending());
+        if dies_after_the_commit {
+            // It gives its callers their turn, then it hands the transaction to the connection's thread; of what that says
+            // it hears nothing any more.
+            let written = async {
+                assert!(futures_util::poll!(&mut writer).is_pending());
+                assert!(futures_util::poll!(&mut writer).is_pending());
+                while held.head(&store).await == held.seq {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, written).await.unwrap();
+        }
+        drop(writer);
+        let result = commit.await;
+        assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+        drop(store);
+
+        let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+        let store = running.store();
+        assert_eq!(store.order(&order(robot.id, 1).client_id).await.unwrap().is_some(), dies_after_the_commit);
+        let again = held.commit(store, events).await;
+        if dies_after_the_commit {
+            assert!(matches!(again, Err(CommitError::Conflict { .. })), "{again:?}");
+        } else {
+            again.unwrap();
+        }
+        assert_eq!(store.events(held.account.id, Seq(0), 9).await.unwrap().len(), 2);
+        running.stop().await;
+    }
+}
+
+/// A file system of four megabytes, where this user may make one.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        use std::io::Write as _;
+        let directory = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        if mount.status.success() {
+            return Some(Self(directory));
+        }
+        // Past the capture of the test's output: a test that did not run must be seen.
+        let why = String::from_utf8_lossy(&mount.stderr);
+        let line = format!("NOT TESTED: a really full disk: no tmpfs may be mounted here: {}\n", why.trim());
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[tokio::test]
+async fn a_really_full_disk_refuses_commits_reads_on_and_recovers_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let path = disk.0.path().join("hotgo.db");
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![0_u8; 2 << 20]).unwrap();
+    let running = Running::open(&path, OpenOptions::default()).await.unwrap();
+    let store = running.store();
+    let (mut held, robot) = Held::with_robot(store).await;
+    let mut n = 1;
+    let full = loop {
+        let events = vec![Event::Order(order(robot.id, n)), alarm("x".repeat(50_000))];
+        match held.commit(store, events).await {
+            Ok(()) => n += 1,
+            Err(error) => break error,
+        }
+        assert!(n < 1000, "the disk is never full");
+    };
+    assert!(matches!(full, CommitError::Full), "{full:?}");
+    assert!(n > 2, "something fits");
+    // Nothing of it is there, and what was there can be read.
+    assert_eq!(held.head(store).await, held.seq);
+    assert_eq!(store.order(&order(robot.id, n).client_id).await.unwrap(), None);
+    assert!(store.order(&order(robot.id, n - 1).client_id).await.unwrap().is_some());
+    assert_eq!(store.load(held.account.id).await.unwrap().orders.len(), usize::try_from(n - 1).unwrap());
+    std::fs::remove_file(&ballast).unwrap();
+    held.commit(store, vec![Event::Order(order(robot.id, n)), alarm("x".repeat(50_000))]).await.unwrap();
+    running.stop().await;
+    drop(disk);
+}
+
+/// What no value of ours can express, the tables refuse as well.
+#[tokio::test]
+async fn the_tables_check_sides_states_and_quantities() {
+    let running = Running::start().await;
+    let (mut held, robot) = Held::with_robot(running.store()).await;
+    let first = order(robot.id, 1);
+    held.commit(running.store(), vec![Event::Order(first.clone()), crate::data::fill(&first, 1, 1)]).await.unwrap();
+    let sql = rusqlite::Connection::open(&running.path).unwrap();
+    for (table, column, value) in [
+        ("order", "side", "'hold'"),
+        ("order", "status", "'LOST'"),
+        ("order", "cancel_state", "'MAYBE'"),
+        ("order", "qty", "'0'"),
+        ("order", "qty", "'-1'"),
+        ("order", "qty", "'much'"),
+        ("order", "filled", "'-1'"),
+        ("order", "attempt", "2"),
+        ("order", "price", "NULL"),
+        ("fill", "side", "'hold'"),
+        ("fill", "qty", "'0'"),
+        ("fill", "price", "'0'"),
+        ("robot", "run_state", "'flying'"),
+        ("lease", "epoch", "0"),
+        ("event", "seq", "0"),
+    ] {
+        let error = sql.execute(&format!("UPDATE hg_trading_{table} SET {column} = {value}"), []).unwrap_err();
+        assert_eq!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::ConstraintViolation),
+            "{table}.{column}: {error}"
+        );
+    }
+    drop(sql);
     running.stop().await;
 }
 
@@ -314,18 +457,17 @@ const CHILD_DATABASE: &str = "STORE_CONTRACT_CHILD_DATABASE";
 
 /// Not a test of its own: what each process of the next test does.
 #[tokio::test]
-#[ignore = "run by two_processes_may_migrate_at_once"]
+#[ignore = "run by processes_may_migrate_at_once"]
 async fn migrate_as_a_child() {
     let path = PathBuf::from(std::env::var(CHILD_DATABASE).unwrap());
-    let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await.unwrap();
-    drop(store);
-    writer.run().await;
+    Schema::default().up(&path).await.unwrap();
 }
 
 #[tokio::test]
 async fn processes_may_migrate_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("hotgo.db");
+    std::fs::write(&path, []).unwrap();
     let child = || {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--ignored", "sqlite::migrate_as_a_child"])
@@ -339,4 +481,47 @@ async fn processes_may_migrate_at_once() {
     }
     let steps = Schema::default().status(&path).await.unwrap();
     assert!(!steps.is_empty() && steps.iter().all(|step| step.state == State::Applied), "{steps:?}");
+}
+
+const CHILD_ALIAS: &str = "STORE_CONTRACT_CHILD_ALIAS";
+
+/// Not a test of its own: a server on another data directory, whose `store.path` is the same file by another name.
+#[tokio::test]
+#[ignore = "run by only_one_process_may_have_a_database_open_for_writing"]
+async fn open_as_a_second_server() {
+    let path = PathBuf::from(std::env::var(CHILD_ALIAS).unwrap());
+    match SqliteStore::open(&path, OpenOptions::default()).await.map(drop) {
+        Err(error @ OpenError::InUse { .. }) => {
+            let said = error.to_string();
+            assert!(said.contains("other/hotgo.db") && said.contains("hotgo.db.lock"), "{said}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_one_process_may_have_a_database_open_for_writing() {
+    let running = Running::start().await;
+    let (mut held, _) = Held::with_robot(running.store()).await;
+    let other = running.path.with_file_name("other");
+    std::fs::create_dir(&other).unwrap();
+    let alias = other.join("hotgo.db");
+    std::os::unix::fs::symlink(&running.path, &alias).unwrap();
+    let second = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--ignored", "sqlite::open_as_a_second_server"])
+        .env(CHILD_ALIAS, &alias)
+        .output()
+        .unwrap();
+    assert!(second.status.success(), "{second:?}");
+    // Those that only read are let in, and the one that writes goes on.
+    integrity_check(&alias).await.unwrap();
+    Dump::open(&alias).unwrap().tables(|_| {}).unwrap();
+    held.commit(running.store(), vec![alarm("still here")]).await.unwrap();
+    // Its end, however it ends, lets the next one in.
+    let Running { store, mut writer, path, directory } = running;
+    writer.abort_all();
+    while writer.join_next().await.is_some() {}
+    drop(store);
+    Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
+    drop(directory);
 }

@@ -7,7 +7,7 @@ use hotgo::store::{
     ApiKey, AuditEntry, CommitError, FillFilter, LeaseError, OrderFilter, Revocation, Role, Store, StoreError,
 };
 use trading::event::Event;
-use trading::ids::{Epoch, Seq};
+use trading::ids::{Epoch, Seq, VenueOrderId};
 use trading::money::Qty;
 use trading::order::{Order, Status};
 
@@ -32,6 +32,9 @@ macro_rules! contract {
             merged_commits_do_not_fail_for_a_bad_one
             a_dedup_key_is_taken_once_and_answers_the_same
             a_trade_is_booked_once
+            every_unique_key_is_taken_once
+            an_unconfirmed_commit_that_was_written_is_found_and_not_written_again
+            an_unconfirmed_commit_that_was_not_written_can_be_written
             an_order_is_attempted_at_most_once
             orders_are_paged_newest_first
             fills_are_paged_newest_first
@@ -235,6 +238,81 @@ pub(crate) async fn a_trade_is_booked_once(store: &dyn Store) {
     let result = held.commit(store, vec![Event::Order(newer), fill(&order, 1, 2)]).await;
     assert!(matches!(result, Err(CommitError::Conflict { .. })), "{result:?}");
     assert_eq!(store.order(&order.client_id).await.unwrap().unwrap().version, 2);
+}
+
+pub(crate) async fn every_unique_key_is_taken_once(store: &dyn Store) {
+    let (mut held, robot) = Held::with_robot(store).await;
+    let first = Order { venue_id: Some(VenueOrderId(7)), ..order(robot.id, 1) };
+    let signal = command(robot.id, "key");
+    held.commit(store, vec![Event::Order(first.clone()), signal.clone(), fill(&first, 1, 1)]).await.unwrap();
+    let before = store.load(held.account.id).await.unwrap();
+    let other = order(robot.id, 2);
+    let same_client_id = Order { client_id: first.client_id.clone(), ..other.clone() };
+    let same_decision = Order { key: first.key, ..other.clone() };
+    let same_venue_id = Order { venue_id: first.venue_id, ..other.clone() };
+    for (what, event) in [
+        ("client id", Event::Order(same_client_id)),
+        ("decision, leg and generation", Event::Order(same_decision)),
+        ("symbol and venue id", Event::Order(same_venue_id)),
+        ("trade", fill(&first, 1, 5)),
+        ("source and dedup key", signal),
+    ] {
+        let result = held.commit(store, vec![alarm("before it"), event]).await;
+        assert!(matches!(result, Err(CommitError::Conflict { .. })), "{what}: {result:?}");
+        assert_eq!(store.load(held.account.id).await.unwrap(), before, "{what}: something was written");
+    }
+    let next_generation = Order { key: first.key, generation: 1, ..other };
+    held.commit(store, vec![Event::Order(next_generation), fill(&first, 2, 5)]).await.unwrap();
+}
+
+/// What a caller does that was not told what became of its commit: it reads, and tries again what is not there.
+async fn settle(store: &dyn Store, held: &mut Held, events: Vec<Event>, written: bool) {
+    let commit = held.next(events.clone());
+    let last = commit.events.last().unwrap().seq.0;
+    assert_eq!(held.head(store).await == last, written);
+    if written {
+        let again = store.commit(commit).await;
+        assert!(matches!(again, Err(CommitError::Conflict { .. })), "it was written twice: {again:?}");
+    } else {
+        store.commit(commit).await.unwrap();
+    }
+    held.seq = last;
+    assert_eq!(held.head(store).await, last);
+    let stored = store.events(held.account.id, Seq(last - i64::try_from(events.len()).unwrap()), 100).await.unwrap();
+    assert_eq!(stored.into_iter().map(|recorded| recorded.event).collect::<Vec<_>>(), events);
+    held.commit(store, vec![alarm("and on")]).await.unwrap();
+}
+
+/// The answer is lost on the way: the caller stopped waiting, and the store went on.
+pub(crate) async fn an_unconfirmed_commit_that_was_written_is_found_and_not_written_again(store: &dyn Store) {
+    let (mut held, robot) = Held::with_robot(store).await;
+    let events = vec![command(robot.id, "key"), Event::Order(order(robot.id, 1))];
+    let commit = held.next(events.clone());
+    let last = commit.events.last().unwrap().seq.0;
+    {
+        // Given up after the first look, as a caller does whose own deadline passes.
+        let mut given_up = Box::pin(store.commit(commit));
+        let _unheard = futures_util::poll!(&mut given_up);
+    }
+    let written = async {
+        while held.head(store).await != last {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, written).await.unwrap();
+    settle(store, &mut held, events, true).await;
+    assert_eq!(
+        store.orders(&OrderFilter { robot: Some(robot.id), limit: 9, ..OrderFilter::default() }).await.unwrap().len(),
+        1
+    );
+}
+
+pub(crate) async fn an_unconfirmed_commit_that_was_not_written_can_be_written(store: &dyn Store) {
+    let (mut held, robot) = Held::with_robot(store).await;
+    let events = vec![command(robot.id, "key"), Event::Order(order(robot.id, 1))];
+    // Never looked at: it was lost before it arrived.
+    drop(store.commit(held.next(events.clone())));
+    settle(store, &mut held, events, false).await;
 }
 
 pub(crate) async fn an_order_is_attempted_at_most_once(store: &dyn Store) {

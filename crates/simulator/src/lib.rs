@@ -1,2 +1,4 @@
-//! Deterministic simulation of the order core: a seeded scheduler drives the real engine against a simulated store, venue and
-//! clock, crashes it at every effect boundary, and checks the promises throughout.
+//! Deterministic simulation of the order core: seeded schedules, crashes at every effect boundary, invariants throughout.
+//! See `docs/simulator.md`.
+
+pub mod store;

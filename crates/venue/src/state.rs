@@ -9,7 +9,6 @@ use trading::money::{Amount, Price, Qty};
 use trading::time::Timestamp;
 
 use crate::book::{Book, OrderRef, Priority};
-use crate::ledger::{AccountImage, Image, OrderImage};
 use crate::record::{Label, Record};
 
 /// A record that contradicts what came before it.
@@ -92,19 +91,6 @@ impl Order {
             fills,
         }
     }
-
-    fn image(&self) -> OrderImage {
-        OrderImage {
-            client_id: self.new.client_id.clone(),
-            symbol: self.new.symbol.clone(),
-            side: self.new.side,
-            kind: self.new.kind,
-            tif: self.new.tif,
-            qty: self.new.qty,
-            status: self.status,
-            executed: self.executed,
-        }
-    }
 }
 
 /// One account.
@@ -167,18 +153,6 @@ impl Account {
         holding.total += total;
         holding.locked += locked;
     }
-
-    fn image(&self) -> AccountImage {
-        let mut fills: Vec<Fill> = self.fills.values().flatten().cloned().collect();
-        fills.sort_by_key(|fill| fill.trade_id);
-        AccountImage {
-            opening: self.opening.clone(),
-            balances: self.balances(),
-            orders: self.orders.iter().map(|(id, order)| (*id, order.image())).collect(),
-            fills,
-            posts: Vec::new(),
-        }
-    }
 }
 
 /// Everything that the ledger knows.
@@ -225,10 +199,6 @@ impl State {
     /// The number that the next trade gets.
     pub fn next_trade(&self) -> TradeId {
         TradeId(self.last_trade.saturating_add(1))
-    }
-
-    pub(crate) fn image(&self) -> Image {
-        Image { accounts: self.accounts.iter().map(|(label, a)| (label.to_string(), a.image())).collect() }
     }
 
     /// Takes in one record. After an error the state is not to be used any more.

@@ -1,22 +1,25 @@
 //! Everything that a database holds, as one transaction sees it: for the checker.
+//!
+//! Blocking, on a driver that lends what it reads instead of copying it to another thread: an audit reads millions of rows.
 
 use std::path::Path;
+use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection as _, SqliteConnection};
+use rusqlite::{Connection, OpenFlags, params};
 use trading::command::Record;
 use trading::event::Recorded;
 use trading::ids::{AccountId, RobotId, Seq};
 use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
+use trading::time::Timestamp;
 
 use super::read::{self, Columns, Read};
-use super::{OpenError, connect_options};
 use crate::store::{Account, StoreError, StoredFill};
 
-/// One row of a database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One row of a database, but of no event.
 #[derive(Debug)]
 pub enum StoredRow {
     /// Of `hg_trading_account`. These come first.
@@ -25,67 +28,168 @@ pub enum StoredRow {
     Robot(Robot),
     /// Of `hg_trading_strategy_state`, with the number of the event that it comes from.
     State(RobotId, StrategyState, Seq),
-    /// Of `hg_trading_signal`.
-    Command(AccountId, Record),
     /// Of `hg_trading_order`.
     Order(Order),
-    /// Of `hg_trading_fill`.
+    /// Of `hg_trading_fill`, in the order in which they were booked.
     Fill(StoredFill),
     /// Of `hg_trading_position`.
     Position(Position),
     /// Of `hg_trading_balance`.
     Balance(AccountId, Balance),
-    /// Of `hg_trading_event`, ordered by account and number.
-    Event(AccountId, Recorded),
+    /// Of `hg_trading_signal`. These come after everything that they may refer to.
+    Command(AccountId, Record),
 }
 
-/// Hands every row of the database at `path` to `each`, all from one moment. Works while a server writes: it only keeps
-/// the log from being truncated meanwhile.
-///
-/// # Errors
-/// [`StoreError::Unavailable`] when the database cannot be opened or read, [`StoreError::Corrupt`] when a row makes no sense.
-pub async fn dump(path: &Path, mut each: impl FnMut(StoredRow) + Send) -> Result<(), StoreError> {
-    let unavailable = |error: OpenError| StoreError::Unavailable(error.to_string());
-    let mut conn = SqliteConnection::connect_with(&connect_options(path).read_only(true).row_buffer_size(1024))
-        .await
-        .map_err(|error| unavailable(error.into()))?;
-    let mut tx = conn.begin().await?;
-    for (select, to_row) in TABLES {
-        let mut rows = sqlx::query(*select).fetch(&mut *tx);
-        while let Some(row) = rows.try_next().await? {
-            each(to_row(&row)?);
+/// One row of `hg_trading_event`, as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredEvent<'a> {
+    /// Whose.
+    pub account: AccountId,
+    /// Its number.
+    pub seq: Seq,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What kind it is.
+    pub kind: &'a str,
+    /// The event as JSON.
+    pub payload: &'a str,
+}
+
+/// A database that is read, all from one moment. Works while a server writes: it only keeps the log from being truncated
+/// meanwhile.
+#[derive(Debug)]
+pub struct Dump {
+    conn: Connection,
+}
+
+fn unavailable(error: &rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            StoreError::Corrupt(error.to_string())
         }
+        _ => StoreError::Unavailable(error.to_string()),
     }
-    tx.rollback().await?;
-    conn.close().await?;
-    Ok(())
 }
 
-type Table = (&'static str, fn(&SqliteRow) -> Read<StoredRow>);
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        unavailable(&error)
+    }
+}
+
+impl Dump {
+    /// Opens the database at `path` for reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cache_size = -65536; BEGIN")?;
+        Ok(Self { conn })
+    }
+
+    /// How many rows there are to read, events included.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be read.
+    pub fn rows(&self) -> Result<u64, StoreError> {
+        let count = "SELECT (SELECT count(*) FROM hg_trading_order) + (SELECT count(*) FROM hg_trading_fill)
+            + (SELECT count(*) FROM hg_trading_signal) + (SELECT count(*) FROM hg_trading_event)";
+        Ok(u64::try_from(self.conn.query_row(count, [], |row| row.get::<_, i64>(0))?).unwrap_or(0))
+    }
+
+    /// Hands every row but the events to `each`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database cannot be read, [`StoreError::Corrupt`] when a row makes no sense, and
+    /// whatever `each` returns.
+    pub fn tables(&self, mut each: impl FnMut(StoredRow)) -> Result<(), StoreError> {
+        for (select, order, to_row) in TABLES {
+            let mut statement = self.conn.prepare(&format!("{select} {order}"))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                each(to_row(row)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands every event to `each`, in the order in which they are stored. For each account that is the order of their
+    /// numbers, unless somebody changed the file.
+    ///
+    /// # Errors
+    /// As [`Dump::tables`].
+    pub fn events(&self, mut each: impl FnMut(StoredEvent<'_>) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        // Not by account and number: the index would be followed to every row.
+        let select = "SELECT account, seq, at, kind, payload FROM hg_trading_event ORDER BY rowid";
+        let mut statement = self.conn.prepare(select)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut row = Columns::of(row);
+            each(StoredEvent {
+                account: AccountId(row.integer()?),
+                seq: Seq(row.integer()?),
+                at: row.time()?,
+                kind: row.text()?,
+                payload: row.text()?,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands the number of every event to `each`, ordered by account and number.
+    ///
+    /// # Errors
+    /// As [`Dump::tables`].
+    pub fn numbers(&self, mut each: impl FnMut(AccountId, Seq)) -> Result<(), StoreError> {
+        let mut statement = self.conn.prepare("SELECT account, seq FROM hg_trading_event ORDER BY account, seq")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut row = Columns::of(row);
+            each(AccountId(row.integer()?), Seq(row.integer()?));
+        }
+        Ok(())
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// As [`Dump::tables`].
+    pub fn event(&self, account: AccountId, seq: Seq) -> Result<Option<Recorded>, StoreError> {
+        let select = "SELECT seq, at, payload FROM hg_trading_event WHERE account = ? AND seq = ?";
+        let mut statement = self.conn.prepare_cached(select)?;
+        let mut rows = statement.query(params![account.0, seq.0])?;
+        rows.next()?.map(|row| read::to_event(&mut Columns::of(row))).transpose()
+    }
+}
+
+/// What to read, in which order, and how.
+type Table = (&'static str, &'static str, fn(&rusqlite::Row<'_>) -> Read<StoredRow>);
 
 const TABLES: &[Table] = &[
-    (read::ACCOUNT, |row| read::to_account(row).map(StoredRow::Account)),
-    (read::ROBOT, |row| read::to_robot(row).map(StoredRow::Robot)),
-    ("SELECT robot, state, at_seq FROM hg_trading_strategy_state", |row| {
+    (read::ACCOUNT, "", |row| read::to_account(row).map(StoredRow::Account)),
+    (read::ROBOT, "", |row| read::to_robot(row).map(StoredRow::Robot)),
+    ("SELECT robot, state, at_seq FROM hg_trading_strategy_state", "", |row| {
         let mut row = Columns::of(row);
-        Ok(StoredRow::State(RobotId(row.get()?), row.json()?, Seq(row.get()?)))
+        Ok(StoredRow::State(RobotId(row.integer()?), row.json()?, Seq(row.integer()?)))
     }),
-    ("SELECT source, dedup_key, payload, received_at, detail, account FROM hg_trading_signal", |row| {
-        let mut columns = Columns::of(row);
-        let record = read::to_record(&mut columns)?;
-        Ok(StoredRow::Command(AccountId(columns.get()?), record))
-    }),
-    (read::ORDER, |row| read::to_order(row).map(StoredRow::Order)),
-    (read::FILL, |row| read::to_fill(row).map(StoredRow::Fill)),
-    (read::POSITION, |row| read::to_position(row).map(StoredRow::Position)),
-    ("SELECT asset, total, opening, version, account FROM hg_trading_balance", |row| {
+    (read::ORDER, "ORDER BY rowid", |row| read::to_order(row).map(StoredRow::Order)),
+    (read::FILL, "ORDER BY id", |row| read::to_fill(row).map(StoredRow::Fill)),
+    (read::POSITION, "", |row| read::to_position(row).map(StoredRow::Position)),
+    ("SELECT asset, total, opening, version, account FROM hg_trading_balance", "", |row| {
         let mut columns = Columns::of(row);
         let balance = read::to_balance(&mut columns)?;
-        Ok(StoredRow::Balance(AccountId(columns.get()?), balance))
+        Ok(StoredRow::Balance(AccountId(columns.integer()?), balance))
     }),
-    ("SELECT seq, at, payload, account FROM hg_trading_event ORDER BY account, seq", |row| {
-        let mut columns = Columns::of(row);
-        let recorded = read::to_event(&mut columns)?;
-        Ok(StoredRow::Event(AccountId(columns.get()?), recorded))
-    }),
+    (
+        "SELECT source, dedup_key, payload, received_at, detail, account FROM hg_trading_signal",
+        "ORDER BY rowid",
+        |row| {
+            let mut columns = Columns::of(row);
+            let record = read::to_record(&mut columns)?;
+            Ok(StoredRow::Command(AccountId(columns.integer()?), record))
+        },
+    ),
 ];

@@ -7,9 +7,11 @@
 //! 3. A merged transaction that fails is undone, and each of its commits is tried alone: no account fails for another.
 //! 4. After an I/O error nothing is written until the store is opened again. The kernel drops pages that it could not write
 //!    and SQLite lets the next commit succeed as if nothing had happened ("fsyncgate"): only recovery from the file tells.
+//! 5. One process at a time has a database open for writing: the [`Writer`] holds the lock of the file itself.
 
 mod dump;
 mod lease;
+mod lock;
 mod open;
 mod read;
 mod rows;
@@ -34,7 +36,7 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
-pub use dump::{StoredRow, dump};
+pub use dump::{Dump, StoredEvent, StoredRow};
 pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
@@ -68,10 +70,10 @@ impl SqliteStore {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(path: &Path, options: OpenOptions) -> Result<(Self, Writer), OpenError> {
-        let (conn, readers) = open::open(path, &options).await?;
+        let (lock, conn, readers) = open::open(path, &options).await?;
         let broken = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = mpsc::channel(options.queue);
-        let writer = Writer::new(conn, queue, Arc::clone(&broken));
+        let writer = Writer::new(lock, conn, queue, Arc::clone(&broken));
         Ok((Self { readers, jobs, broken }, writer))
     }
 

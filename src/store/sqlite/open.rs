@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
 
+use super::lock::WriteLock;
 use super::writer::primary_code;
 use crate::store::migrate::Schema;
 
@@ -64,6 +65,14 @@ pub enum OpenError {
     /// Another process migrates, or holds the database, for too long.
     #[error("{0} is locked by another process")]
     Locked(PathBuf),
+    /// Another server has it open for writing.
+    #[error("{path} is in use by another server, which holds {lock}")]
+    InUse {
+        /// The database.
+        path: PathBuf,
+        /// The file whose lock is held.
+        lock: PathBuf,
+    },
     /// The disk is full.
     #[error("the disk is full")]
     Full,
@@ -130,10 +139,14 @@ pub(in crate::store) fn connect_options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-pub(super) async fn open(path: &Path, options: &OpenOptions) -> Result<(SqliteConnection, SqlitePool), OpenError> {
+type Open = (WriteLock, SqliteConnection, SqlitePool);
+
+pub(super) async fn open(path: &Path, options: &OpenOptions) -> Result<Open, OpenError> {
     create(path)?;
+    let lock = WriteLock::take(path)?;
     check_header(path)?;
-    open_checked(path, options).await.map_err(|error| error.at(path))
+    let (conn, readers) = open_checked(path, options).await.map_err(|error| error.at(path))?;
+    Ok((lock, conn, readers))
 }
 
 async fn open_checked(path: &Path, options: &OpenOptions) -> Result<(SqliteConnection, SqlitePool), OpenError> {

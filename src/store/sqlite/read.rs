@@ -49,70 +49,115 @@ fn parse<T: for<'de> Deserialize<'de>>(text: &str) -> Read<T> {
     T::deserialize(StrDeserializer::<ValueError>::new(text)).map_err(|error| corrupt(format!("`{text}`: {error}")))
 }
 
+/// A row as one of the two drivers gives it: sqlx to the server, rusqlite to the checker.
+pub(super) trait Row {
+    fn integer(&self, index: usize) -> Read<Option<i64>>;
+    fn text(&self, index: usize) -> Read<Option<&str>>;
+}
+
+impl Row for SqliteRow {
+    fn integer(&self, index: usize) -> Read<Option<i64>> {
+        self.try_get(index).map_err(corrupt)
+    }
+
+    fn text(&self, index: usize) -> Read<Option<&str>> {
+        self.try_get(index).map_err(corrupt)
+    }
+}
+
+impl Row for rusqlite::Row<'_> {
+    fn integer(&self, index: usize) -> Read<Option<i64>> {
+        self.get_ref(index).map_err(corrupt)?.as_i64_or_null().map_err(corrupt)
+    }
+
+    fn text(&self, index: usize) -> Read<Option<&str>> {
+        self.get_ref(index).map_err(corrupt)?.as_str_or_null().map_err(corrupt)
+    }
+}
+
 /// A row's columns in their order.
-pub(super) struct Columns<'a> {
-    row: &'a SqliteRow,
+pub(super) struct Columns<'a, R> {
+    row: &'a R,
     next: usize,
 }
 
-impl<'a> Columns<'a> {
-    pub(super) fn of(row: &'a SqliteRow) -> Self {
+impl<'a, R: Row> Columns<'a, R> {
+    pub(super) fn of(row: &'a R) -> Self {
         Self { row, next: 0 }
     }
 
-    pub(super) fn get<T: sqlx::Decode<'a, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>>(&mut self) -> Read<T> {
+    fn next(&mut self) -> usize {
         self.next += 1;
-        self.row.try_get(self.next - 1).map_err(corrupt)
+        self.next - 1
+    }
+
+    pub(super) fn integer<T: TryFrom<i64>>(&mut self) -> Read<T> {
+        self.integer_opt()?.ok_or_else(|| corrupt("NULL where a number must be"))
+    }
+
+    fn integer_opt<T: TryFrom<i64>>(&mut self) -> Read<Option<T>> {
+        let index = self.next();
+        let Some(number) = self.row.integer(index)? else { return Ok(None) };
+        T::try_from(number).map(Some).map_err(|_| corrupt(format!("{number} is out of range")))
+    }
+
+    pub(super) fn text(&mut self) -> Read<&'a str> {
+        self.text_opt()?.ok_or_else(|| corrupt("NULL where a text must be"))
+    }
+
+    fn text_opt(&mut self) -> Read<Option<&'a str>> {
+        let index = self.next();
+        self.row.text(index)
     }
 
     fn parse<T: for<'de> Deserialize<'de>>(&mut self) -> Read<T> {
-        parse(self.get::<&str>()?)
+        parse(self.text()?)
     }
 
     fn parse_opt<T: for<'de> Deserialize<'de>>(&mut self) -> Read<Option<T>> {
-        self.get::<Option<&str>>()?.map(parse).transpose()
+        self.text_opt()?.map(parse).transpose()
     }
 
     pub(super) fn json<T: DeserializeOwned>(&mut self) -> Read<T> {
-        serde_json::from_str(self.get::<&str>()?).map_err(corrupt)
+        serde_json::from_str(self.text()?).map_err(corrupt)
     }
 
-    fn time(&mut self) -> Read<Timestamp> {
-        self.get().map(Timestamp::from_micros)
+    pub(super) fn time(&mut self) -> Read<Timestamp> {
+        self.integer().map(Timestamp::from_micros)
     }
 
     fn time_opt(&mut self) -> Read<Option<Timestamp>> {
-        Ok(self.get::<Option<i64>>()?.map(Timestamp::from_micros))
+        Ok(self.integer_opt()?.map(Timestamp::from_micros))
     }
 }
 
-pub(super) fn to_account(row: &SqliteRow) -> Read<Account> {
+pub(super) fn to_account<R: Row>(row: &R) -> Read<Account> {
     let mut row = Columns::of(row);
-    Ok(Account { id: AccountId(row.get()?), venue: row.get()?, label: row.get()? })
+    Ok(Account { id: AccountId(row.integer()?), venue: row.text()?.to_owned(), label: row.text()?.to_owned() })
 }
 
-pub(super) fn to_robot(row: &SqliteRow) -> Read<Robot> {
+pub(super) fn to_robot<R: Row>(row: &R) -> Read<Robot> {
     let mut row = Columns::of(row);
     Ok(Robot {
-        id: RobotId(row.get()?),
-        account: AccountId(row.get()?),
-        name: row.get()?,
+        id: RobotId(row.integer()?),
+        account: AccountId(row.integer()?),
+        name: row.text()?.to_owned(),
         symbol: row.parse()?,
         config: row.json()?,
         limits: row.json()?,
         desired: row.parse()?,
         run: row.parse()?,
-        reason: row.get()?,
+        reason: row.text_opt()?.map(str::to_owned),
         stop_policy: row.parse()?,
-        decision_seq: row.get()?,
-        webhook_hash: row.get()?,
+        decision_seq: row.integer()?,
+        webhook_hash: row.text_opt()?.map(str::to_owned),
         created_at: row.time()?,
-        version: row.get()?,
+        version: row.integer()?,
     })
 }
 
-fn to_kind(row: &mut Columns<'_>) -> Read<OrderKind> {
-    let (kind, price, stop_price): (&str, _, _) = (row.get()?, row.parse_opt()?, row.parse_opt()?);
+fn to_kind<R: Row>(row: &mut Columns<'_, R>) -> Read<OrderKind> {
+    let (kind, price, stop_price): (&str, _, _) = (row.text()?, row.parse_opt()?, row.parse_opt()?);
     match (kind, price, stop_price) {
         ("market", None, None) => Ok(OrderKind::Market),
         ("limit", Some(price), None) => Ok(OrderKind::Limit { price }),
@@ -122,14 +167,14 @@ fn to_kind(row: &mut Columns<'_>) -> Read<OrderKind> {
     }
 }
 
-pub(super) fn to_order(row: &SqliteRow) -> Read<Order> {
+pub(super) fn to_order<R: Row>(row: &R) -> Read<Order> {
     let mut row = Columns::of(row);
     Ok(Order {
         client_id: row.parse()?,
-        account: AccountId(row.get()?),
-        robot: RobotId(row.get()?),
-        key: OrderKey { decision: row.get()?, leg: row.get()? },
-        generation: row.get()?,
+        account: AccountId(row.integer()?),
+        robot: RobotId(row.integer()?),
+        key: OrderKey { decision: row.integer()?, leg: row.integer()? },
+        generation: row.integer()?,
         symbol: row.parse()?,
         side: row.parse()?,
         kind: to_kind(&mut row)?,
@@ -137,93 +182,93 @@ pub(super) fn to_order(row: &SqliteRow) -> Read<Order> {
         qty: row.parse()?,
         status: row.parse()?,
         cancel: row.parse()?,
-        attempt: row.get()?,
-        epoch: Epoch(row.get()?),
+        attempt: row.integer()?,
+        epoch: Epoch(row.integer()?),
         sent_at: row.time_opt()?,
         deadline: row.time_opt()?,
         expires_at: row.time_opt()?,
-        venue_id: row.get::<Option<i64>>()?.map(VenueOrderId),
+        venue_id: row.integer_opt()?.map(VenueOrderId),
         filled: row.parse()?,
         filled_quote: row.parse()?,
         reported: row.parse()?,
-        reason: row.get()?,
+        reason: row.text_opt()?.map(str::to_owned),
         created_at: row.time()?,
         updated_at: row.time()?,
-        version: row.get()?,
+        version: row.integer()?,
     })
 }
 
-pub(super) fn to_fill(row: &SqliteRow) -> Read<StoredFill> {
+pub(super) fn to_fill<R: Row>(row: &R) -> Read<StoredFill> {
     let mut row = Columns::of(row);
     Ok(StoredFill {
-        row: row.get()?,
-        account: AccountId(row.get()?),
-        robot: RobotId(row.get()?),
+        row: row.integer()?,
+        account: AccountId(row.integer()?),
+        robot: RobotId(row.integer()?),
         fill: Fill {
             client_id: row.parse()?,
-            venue_id: VenueOrderId(row.get()?),
+            venue_id: VenueOrderId(row.integer()?),
             symbol: row.parse()?,
-            trade_id: TradeId(row.get()?),
+            trade_id: TradeId(row.integer()?),
             side: row.parse()?,
             price: row.parse()?,
             qty: row.parse()?,
             fee: row.parse()?,
             fee_asset: row.parse()?,
-            maker: row.get()?,
+            maker: row.integer::<i64>()? != 0,
             at: row.time()?,
         },
     })
 }
 
-pub(super) fn to_position(row: &SqliteRow) -> Read<Position> {
+pub(super) fn to_position<R: Row>(row: &R) -> Read<Position> {
     let mut row = Columns::of(row);
     Ok(Position {
-        robot: RobotId(row.get()?),
+        robot: RobotId(row.integer()?),
         symbol: row.parse()?,
         qty: row.parse()?,
         cost: row.parse()?,
         realized: row.parse()?,
         fees: row.parse()?,
-        version: row.get()?,
+        version: row.integer()?,
     })
 }
 
-pub(super) fn to_balance(row: &mut Columns<'_>) -> Read<Balance> {
-    Ok(Balance { asset: row.parse()?, total: row.parse()?, opening: row.parse()?, version: row.get()? })
+pub(super) fn to_balance<R: Row>(row: &mut Columns<'_, R>) -> Read<Balance> {
+    Ok(Balance { asset: row.parse()?, total: row.parse()?, opening: row.parse()?, version: row.integer()? })
 }
 
-pub(super) fn to_event(row: &mut Columns<'_>) -> Read<Recorded> {
-    Ok(Recorded { seq: Seq(row.get()?), at: row.time()?, event: row.json()? })
+pub(super) fn to_event<R: Row>(row: &mut Columns<'_, R>) -> Read<Recorded> {
+    Ok(Recorded { seq: Seq(row.integer()?), at: row.time()?, event: row.json()? })
 }
 
-pub(super) fn to_record(row: &mut Columns<'_>) -> Read<Record> {
+pub(super) fn to_record<R: Row>(row: &mut Columns<'_, R>) -> Read<Record> {
     Ok(Record {
-        command: Command { source: row.get()?, dedup_key: row.get()?, wish: row.json()? },
+        command: Command { source: row.text()?.to_owned(), dedup_key: row.text()?.to_owned(), wish: row.json()? },
         received_at: row.time()?,
         outcome: row.json()?,
     })
 }
 
-fn to_api_key(row: &SqliteRow) -> Read<ApiKey> {
+fn to_api_key<R: Row>(row: &R) -> Read<ApiKey> {
     let mut row = Columns::of(row);
     Ok(ApiKey {
-        id: row.get()?,
-        name: row.get()?,
-        hash: row.get()?,
+        id: row.text()?.to_owned(),
+        name: row.text()?.to_owned(),
+        hash: row.text()?.to_owned(),
         role: row.parse()?,
         created_at: row.time()?,
         revoked_at: row.time_opt()?,
     })
 }
 
-fn to_state(row: &SqliteRow) -> Read<(RobotId, StrategyState)> {
+fn to_state<R: Row>(row: &R) -> Read<(RobotId, StrategyState)> {
     let mut row = Columns::of(row);
-    Ok((RobotId(row.get()?), row.json()?))
+    Ok((RobotId(row.integer()?), row.json()?))
 }
 
-fn to_trade(row: &SqliteRow) -> Read<(Symbol, TradeId)> {
+fn to_trade<R: Row>(row: &R) -> Read<(Symbol, TradeId)> {
     let mut row = Columns::of(row);
-    Ok((row.parse()?, TradeId(row.get()?)))
+    Ok((row.parse()?, TradeId(row.integer()?)))
 }
 
 /// A statement with numbers and texts to bind, put together from parts of its own.

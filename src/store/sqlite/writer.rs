@@ -8,6 +8,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 use trading::ids::AccountId;
 
+use super::lock::WriteLock;
 use super::rows::Batch;
 use super::sql;
 use crate::store::{Commit, CommitError, StoreError};
@@ -33,11 +34,18 @@ pub struct Writer {
     conn: SqliteConnection,
     queue: mpsc::Receiver<Job>,
     broken: Arc<AtomicBool>,
+    // The last field, so that the connection is gone before another process may write.
+    lock: WriteLock,
 }
 
 impl Writer {
-    pub(super) fn new(conn: SqliteConnection, queue: mpsc::Receiver<Job>, broken: Arc<AtomicBool>) -> Self {
-        Self { conn, queue, broken }
+    pub(super) fn new(
+        lock: WriteLock,
+        conn: SqliteConnection,
+        queue: mpsc::Receiver<Job>,
+        broken: Arc<AtomicBool>,
+    ) -> Self {
+        Self { conn, queue, broken, lock }
     }
 
     /// Writes until the store is closed or dropped; then checkpoints. Track this future: when it ends, all is written.
@@ -144,6 +152,7 @@ impl Writer {
         if let Err(error) = self.conn.close().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
+        drop(self.lock);
     }
 
     fn is_broken(&self) -> bool {

@@ -5,6 +5,7 @@
 //! returns after `fdatasync`. A last line without a newline was never answered: it is cut off when the file is opened.
 //! Every other line that does not match its checksum is damage, and the ledger is not used.
 
+mod fold;
 mod image;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crc::{CRC_32_ISO_HDLC, Crc, Table};
 
+use self::fold::Fold;
 pub use self::image::{AccountImage, Image, OrderImage, Post};
 use crate::record::{Entry, Record};
 use crate::state::State;
@@ -101,7 +103,7 @@ impl Ledger {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         let mut state = State::default();
-        let good = replay(path, &file, |_, record| state.apply(record).map_err(|e| e.to_string()))?;
+        let good = replay(path, &file, |record, _| state.apply(&record).map_err(|error| error.to_string()))?;
         let length = file.metadata().map_err(io)?.len();
         let torn = (length > good).then(|| Torn { offset: good, bytes: length.saturating_sub(good) });
         if torn.is_some() {
@@ -155,27 +157,26 @@ impl Ledger {
 
 /// Reads a ledger without locking or changing it, also while another process appends. A torn last line is left out.
 pub fn read(path: &Path) -> Result<Image, LedgerError> {
-    let file = File::open(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
-    let mut state = State::default();
-    let mut posts: Vec<(String, Post)> = Vec::new();
-    replay(path, &file, |_, record| {
-        if let Record::Post { account, post } = record {
-            posts.push((account.to_string(), post.clone()));
-        }
-        state.apply(record).map_err(|e| e.to_string())
-    })?;
-    let mut image = state.image();
-    for (label, post) in posts {
-        image.accounts.entry(label).or_default().posts.push(post);
-    }
-    Ok(image)
+    read_with(path, |_| {})
 }
 
-/// Hands every record of `file` to `each`, with the number of its line. Returns how many bytes of whole lines there are.
+/// Like [`read`]; `progress` is told now and then how many bytes have been read.
+pub fn read_with(path: &Path, mut progress: impl FnMut(u64)) -> Result<Image, LedgerError> {
+    let file = File::open(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+    let mut fold = Fold::default();
+    replay(path, &file, |record, bytes| {
+        progress(bytes);
+        fold.apply(record).map_err(str::to_owned)
+    })?;
+    Ok(fold.into_image())
+}
+
+/// Hands every record of `file` to `each`, with how many bytes came before its line. Returns how many bytes of whole lines
+/// there are.
 fn replay(
     path: &Path,
     file: &File,
-    mut each: impl FnMut(u64, &Record) -> Result<(), String>,
+    mut each: impl FnMut(Record, u64) -> Result<(), String>,
 ) -> Result<u64, LedgerError> {
     let damaged = |line, reason: String| LedgerError::Damaged { path: path.to_owned(), line, reason };
     let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -192,8 +193,8 @@ fn replay(
         if line == 1 && entry != [(Record::Format { version: VERSION })] {
             return Err(damaged(line, format!("not a ledger of version {VERSION}")));
         }
-        for record in &entry {
-            each(line, record).map_err(|reason| LedgerError::Contradiction { path: path.to_owned(), line, reason })?;
+        for record in entry {
+            each(record, good).map_err(|reason| LedgerError::Contradiction { path: path.to_owned(), line, reason })?;
         }
         good = good.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
     }
