@@ -129,7 +129,12 @@ impl<'a> Account<'a> {
     /// that came later does not help: a crash in between would have lost the order.
     fn unwitnessed(&mut self) {
         for post in self.venue.posts.iter().filter(|post| post.is_unwitnessed()) {
-            self.find(1, format!("order {} was sent before its row was committed", post.client_id));
+            let what = format!("order {} was sent before its row was committed", post.client_id);
+            self.findings.find(
+                1,
+                what,
+                "stop this server and go back to the version before: it sends before it commits",
+            );
         }
     }
 

@@ -158,9 +158,9 @@ pub(super) struct Ours {
     pub(super) gaps: Vec<(i64, i64)>,
     last: i64,
     pub(super) events: usize,
-    /// When each epoch began: the event's number, the epoch, its time.
     /// The latest time of any event so far.
     latest: Timestamp,
+    /// When each epoch began: the event's number, the epoch, its time.
     pub(super) epochs: Vec<(i64, Epoch, Timestamp)>,
     symbols: BTreeSet<Symbol>,
     assets: BTreeSet<Asset>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation, Role,
-    Store, StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
+    Role, Store, StoreError, StoredFill,
 };
 use trading::command::Record;
 use trading::engine::Snapshot;
