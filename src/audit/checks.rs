@@ -1,12 +1,13 @@
 //! The checks. Pure: the same input gives the same report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use trading::exchange::{Fill, OrderKind, Side, VenueStatus};
 use trading::ids::{ClientOrderId, Epoch, VenueOrderId};
 use trading::order::Status;
 use trading::time::Timestamp;
-use venue::ledger::{AccountImage, Image, OrderImage};
+use venue::ledger::{AccountImage, Image, OrderImage, Post};
 
 use super::data::AuditInput;
 use super::ours::{OurFill, OurOrder, Ours};
@@ -355,6 +356,9 @@ fn history(ours: &Ours, drifts: &[Drift], findings: &mut Findings) {
     }
 }
 
+/// How much two measurements of the difference of two clocks may differ.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
 /// C10: nothing is sent under an old epoch.
 fn epochs(venue: &AccountImage, ours: &Ours, findings: &mut Findings) {
     let next = "see that only one server trades this account, and compare the logs of both around that time";
@@ -370,19 +374,42 @@ fn epochs(venue: &AccountImage, ours: &Ours, findings: &mut Findings) {
             findings.find(10, what, next);
         }
     }
-    for post in &venue.posts {
-        let Some(order) = ours.orders.get(post.client_id.as_str()) else { continue };
+    // Requests carry the venue's time: by as much more than our own as the two clocks differ, which is measured now and then.
+    let mut clocks: BTreeMap<Epoch, i64> = BTreeMap::new();
+    let sent: Vec<_> = venue.posts.iter().filter_map(|post| Sent::of(post, ours)).collect();
+    for Sent { order, ahead, .. } in &sent {
+        clocks.entry(order.epoch).and_modify(|least| *least = (*least).min(*ahead)).or_insert(*ahead);
+    }
+    for Sent { post, order, .. } in sent {
+        let clocks_differ = clocks.get(&order.epoch).copied().unwrap_or_default();
+        let by_our_clock = Timestamp::from_micros(post.timestamp.micros().saturating_sub(clocks_differ));
         let newer = began.after(order.epoch).map(|(_, time)| time);
-        if let Some((at, newer)) = newer.filter(|(at, _)| post.timestamp > *at) {
+        if let Some((at, newer)) = newer.filter(|(at, _)| by_our_clock > at.after(CLOCK_TOLERANCE)) {
             let what = format!(
                 "order {} of robot {} was sent to the venue under epoch {}, {:?} after epoch {newer} had begun",
                 order.id,
                 order.robot,
                 order.epoch,
-                post.timestamp.since(at)
+                by_our_clock.since(at)
             );
             findings.find(10, what, next);
         }
+    }
+}
+
+/// A request that the venue received, and its order's row.
+struct Sent<'a> {
+    post: &'a Post,
+    order: &'a OurOrder,
+    /// How far the request's time is ahead of the row's, in microseconds.
+    ahead: i64,
+}
+
+impl<'a> Sent<'a> {
+    fn of(post: &'a Post, ours: &'a Ours) -> Option<Self> {
+        let order = ours.orders.get(post.client_id.as_str())?;
+        let ahead = post.timestamp.micros().saturating_sub(order.sent_at?.micros());
+        Some(Self { post, order, ahead })
     }
 }
 

@@ -54,6 +54,7 @@ pub(super) struct OurOrder {
     pub(super) status: Status,
     pub(super) filled: Qty,
     pub(super) epoch: Epoch,
+    pub(super) sent_at: Option<Timestamp>,
     pub(super) venue_id: Option<VenueOrderId>,
     /// What its fills sum up to.
     pub(super) booked: Qty,
@@ -206,6 +207,7 @@ impl Ours {
             status: order.status,
             filled: order.filled,
             epoch: order.epoch,
+            sent_at: order.sent_at,
             venue_id: order.venue_id,
             booked: Qty::ZERO,
             attempt: None,

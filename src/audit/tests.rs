@@ -454,12 +454,26 @@ fn c10_finds_an_attempt_under_an_old_epoch() {
 fn c10_finds_a_request_that_was_sent_after_a_newer_epoch_had_begun() {
     let report = doctored(|venue, ours| {
         let mut events = history();
-        // It begins at 103; the request of order 2 says 102, until it is doctored.
+        // It begins at 103; the requests of orders 1 and 2 say what their rows do, until one is doctored.
         events.push(Event::Started { epoch: Epoch(2) });
         *ours = account(events);
-        venue.posts[1].timestamp = at(104);
+        venue.posts[1].timestamp = at(2_000_104);
     });
     assert!(only(&report, &[10]).contains("after epoch 2 had begun"));
+}
+
+#[test]
+fn c10_is_about_our_clock_and_not_the_venues() {
+    let report = doctored(|venue, ours| {
+        let mut events = history();
+        events.push(Event::Started { epoch: Epoch(2) });
+        *ours = account(events);
+        // The venue's clock is an hour ahead, and was measured once more between the two requests.
+        for (post, ahead) in venue.posts.iter_mut().zip([3_600_000_000, 3_600_150_000]) {
+            post.timestamp = Timestamp::from_micros(post.timestamp.micros() + ahead);
+        }
+    });
+    assert_eq!(report.findings, []);
 }
 
 #[test]
