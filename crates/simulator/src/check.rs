@@ -180,13 +180,14 @@ impl World<'_> {
                     !done && state.next_at.is_none_or(|at| at.after(std::time::Duration::from_secs(5)) < wall)
                 }
                 (RobotConfig::Dca(_), _) => true,
-                (RobotConfig::Grid(_), state) => {
+                (RobotConfig::Grid(config), state) => {
                     let levels = match state {
                         Some(StrategyState::Grid(grid::State { levels })) => levels.as_slice(),
                         _ => &[],
                     };
                     let busy = levels.iter().any(|level| level.order.is_some() || level.retry_at.is_some());
-                    !busy && funds > Amount::new(rust_decimal::Decimal::from(400))
+                    let in_reach = self.venue.asks_more_than(&robot.symbol, config.lower);
+                    !busy && in_reach && funds > Amount::new(rust_decimal::Decimal::from(400))
                 }
                 (RobotConfig::Follower(_), _) => false,
             };

@@ -124,7 +124,6 @@ counted! {
         Denied: "order denied by risk",
         AnsweredAgain: "same key answered again with the same outcome",
         KeyRace: "same key decided twice, the second refused by the store",
-        RowRecalled: "row of an order read again",
         Flattened: "position sold at a stop",
         Halted: "kill switch with a resting order",
         GaveUp: "shutdown left an order UNKNOWN",

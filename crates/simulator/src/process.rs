@@ -441,7 +441,6 @@ impl World<'_> {
                 return;
             }
             Effect::Recall(client_id) => {
-                self.reach(State::RowRecalled);
                 self.ask_db(who, DbOp::Recall(client_id));
                 return;
             }

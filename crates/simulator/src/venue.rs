@@ -66,7 +66,8 @@ impl SimVenue {
     /// Moves the price of a symbol by so many thousandths of a percent, and gives the new quote.
     pub(crate) fn move_price(&mut self, info: &SymbolInfo, by: i64, sizes: (i64, i64), now: Timestamp) -> Market {
         let mid = self.mid.entry(info.symbol.clone()).or_insert(10_000);
-        *mid = (*mid + *mid * by / 100_000).clamp(9_000, 11_000);
+        // It is drawn back to where the orders are.
+        *mid = (*mid + *mid * by / 100_000 - (*mid - 10_000) / 12).clamp(9_000, 11_000);
         let price = |cents: i64| Price::new(Decimal::new(cents, 2));
         let quote = Quote {
             symbol: info.symbol.clone(),
@@ -79,6 +80,11 @@ impl SimVenue {
         let market = Market::Quote(quote);
         self.exchange.on_market(&market, now);
         market
+    }
+
+    /// Whether the market asks for more than this.
+    pub(crate) fn asks_more_than(&self, symbol: &Symbol, price: Price) -> bool {
+        self.mid.get(symbol).is_some_and(|mid| Price::new(Decimal::new(*mid, 2)) > price)
     }
 
     /// What happened since the last call, as the stream tells it.
