@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use trading::command::{Outcome, Wish};
-use trading::engine::Input;
+use trading::engine::{Effect, Input};
 use trading::event::Event;
-use trading::exchange::{OrderKind, Side};
+use trading::exchange::{OrderKind, Side, StreamEvent, VenueBalance, VenueStatus};
 use trading::ids::ClientOrderId;
 use trading::market::Asset;
-use trading::order::Status;
+use trading::order::{Order, Status};
 use trading::robot::{RobotConfig, RunState, StopPolicy, dca, grid};
 use world::*;
 
@@ -101,12 +101,78 @@ fn absence_is_not_proven_while_the_stream_is_down() {
     let robot = world.follower(StopPolicy::Keep);
     world.fault = Fault::DropRequest;
     world.outcome("a", buy(robot, OrderKind::Market, None));
-    world.feed(Input::Stream(trading::exchange::StreamEvent::Down));
+    world.feed(Input::Stream(StreamEvent::Down));
     world.pass(Duration::from_mins(1));
     assert_eq!(world.only_order().status, Status::Unknown);
     world.settle();
     world.pass(Duration::from_secs(10));
     assert_eq!(world.only_order().status, Status::Absent);
+}
+
+#[test]
+fn a_page_after_a_stream_gap_that_was_not_answered_is_asked_for_again() {
+    let (mut world, order) = resting_order(limit("100"));
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.fill_unseen(&order.client_id, "0.05");
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pending.retain(|effect| !matches!(effect, Effect::ListOpenOrders));
+    world.feed(Input::Fetched { symbol: symbol(), fills: None, more: false });
+    world.pending.retain(|effect| !matches!(effect, Effect::FetchFills { .. }));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().filled.to_string(), "0.05");
+}
+
+#[test]
+fn a_page_that_was_asked_for_before_a_stream_gap_is_asked_for_again_after_it() {
+    let (mut world, order) = resting_order(limit("100"));
+    // The first gap's page is answered with what was before the second gap.
+    for _ in 0..2 {
+        world.feed(Input::Stream(StreamEvent::Down));
+        world.feed(Input::Stream(StreamEvent::Up));
+    }
+    world.fill_unseen(&order.client_id, "0.05");
+    world.pending.clear();
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(Vec::new()), more: false });
+    world.drain_effects();
+    assert_eq!(world.only_order().filled.to_string(), "0.05");
+}
+
+#[test]
+fn an_order_that_ended_in_a_stream_gap_without_a_fill_is_found_out() {
+    let (mut world, order) = resting_order(limit("90"));
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.venue.orders.get_mut(&order.client_id).unwrap().status = VenueStatus::Expired;
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().status, Status::Expired);
+}
+
+#[test]
+fn balances_that_are_older_than_the_last_fill_raise_no_alarm() {
+    let (mut world, order) = resting_order(limit("100"));
+    let alarms = |world: &World| world.events.iter().filter(|event| matches!(event.event, Event::Alarm { .. })).count();
+    world.crash();
+    world.feed(Input::Stream(StreamEvent::Up));
+    // The balances are asked for last, and read at the venue before the order is filled.
+    while !matches!(world.pending.front(), Some(Effect::ListBalances)) {
+        assert!(world.do_one());
+    }
+    let old = world.venue.balances.iter().map(|(asset, total)| VenueBalance { asset: asset.clone(), total: *total });
+    let old = old.collect();
+    world.pending.clear();
+    world.fill_resting(&order.client_id, "0.1");
+    world.feed(Input::Balances(Some(old)));
+    assert!(world.engine.is_ready());
+    assert_eq!(alarms(&world), 0);
+}
+
+fn resting_order(kind: OrderKind) -> (World, Order) {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, kind, None));
+    let order = world.only_order();
+    assert_eq!(order.status, Status::Open);
+    (world, order)
 }
 
 #[test]
@@ -308,7 +374,7 @@ proptest! {
                 2 => world.fault = Fault::DropRequest,
                 3 => world.fault = Fault::DropAnswer,
                 4 => for _ in 0..detail { world.do_one(); },
-                5 => { world.crash(); world.feed(Input::Stream(trading::exchange::StreamEvent::Up)); }
+                5 => { world.crash(); world.feed(Input::Stream(StreamEvent::Up)); }
                 6 => { world.price = (95 + u32::from(detail)).to_string().parse().unwrap(); world.quote(); }
                 7 => {
                     let resting = world.engine.live_orders().find(|order| order.status == Status::Open).map(|o| o.client_id.clone());
