@@ -68,7 +68,10 @@ impl World<'_> {
     }
 
     pub(crate) fn client(&mut self, n: usize, attempt: u32, step: Step) {
-        let Some(client) = self.clients.get(n).filter(|client| client.attempt == attempt && !client.content) else {
+        // A server goes on with what it was asked, whether or not the client still waits.
+        let served = matches!(step, Step::Find(..) | Step::Submit(..));
+        let Some(client) = self.clients.get(n).filter(|client| served || (client.attempt == attempt && !client.content))
+        else {
             return;
         };
         match step {
@@ -78,7 +81,7 @@ impl World<'_> {
                 let other = if some == Who::A { Who::B } else { Who::A };
                 let who = if self.process(some).up { some } else { other };
                 if !self.process(who).up {
-                    return self.retry(n);
+                    return self.retry(n, attempt);
                 }
                 let life = self.process(who).life;
                 let delay = self.hop();
@@ -92,7 +95,7 @@ impl World<'_> {
                     client.content = true;
                 }
             }
-            Step::Despair => self.retry(n),
+            Step::Despair => self.retry(n, attempt),
         }
     }
 
@@ -100,7 +103,7 @@ impl World<'_> {
     fn serves(&mut self, n: usize, attempt: u32, who: Who, life: u32, step: Step) -> bool {
         let process = self.process(who);
         if process.life != life || !process.up {
-            self.retry(n);
+            self.retry(n, attempt);
             return false;
         }
         if process.paused_until > self.now {
@@ -116,16 +119,16 @@ impl World<'_> {
             return;
         }
         if self.process(who).stage >= Stage::NoEntries {
-            return self.retry(n);
+            return self.retry(n, attempt);
         }
         let now = self.time();
         let Some(client) = self.clients.get(n) else { return };
         match self.store.find_command(&client.source, &client.dedup_key, now) {
-            Err(_) => self.retry(n),
+            Err(_) => self.retry(n, attempt),
             Ok(Some(record)) => self.reply(n, &record),
             Ok(None) => {
                 // Now and then a server is slow, and much happens between looking and handing over.
-                let most = if self.dice.client.chance(60) { 2_500_000 } else { 3_000 };
+                let most = if self.dice.client.chance(80) { 6_000_000 } else { 3_000 };
                 let delay = self.dice.client.between(100, most);
                 self.after(delay, Event::Client(n, attempt, Step::Submit(who, life)));
             }
@@ -137,7 +140,7 @@ impl World<'_> {
             return;
         }
         if self.process(who).stage >= Stage::Stop || !self.process(who).was_ready || !self.process(who).is_ready() {
-            return self.retry(n);
+            return self.retry(n, attempt);
         }
         let wall = self.wall(who);
         let Some(client) = self.clients.get(n) else { return };
@@ -185,12 +188,15 @@ impl World<'_> {
 
     /// The server says that it does not know, or the connection breaks.
     pub(crate) fn client_failed(&mut self, n: usize) {
-        self.retry(n);
+        let attempt = self.clients.get(n).map_or(0, |client| client.attempt);
+        self.retry(n, attempt);
     }
 
-    fn retry(&mut self, n: usize) {
+    /// Asks again by and by, unless that attempt was given up already.
+    fn retry(&mut self, n: usize, attempt: u32) {
         let delay = self.dice.client.between(100, 2_500) * MS;
-        let Some(client) = self.clients.get_mut(n).filter(|client| !client.content) else { return };
+        let current = |client: &&mut Client| !client.content && client.attempt == attempt;
+        let Some(client) = self.clients.get_mut(n).filter(current) else { return };
         client.attempt += 1;
         let attempt = client.attempt;
         self.after(delay, Event::Client(n, attempt, Step::Try));

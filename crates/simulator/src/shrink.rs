@@ -82,10 +82,14 @@ pub fn shrink(seed: u64, options: &Options) -> Option<Shrunk> {
     for _ in 0..3 {
         let before = mask.clone();
         let planned: Vec<usize> = (0..plan.happenings.len()).filter(|n| !mask.happenings.contains(n)).collect();
-        mask = search.without(mask, planned, |mask, n| drop(mask.happenings.insert(n)));
+        mask = search.without(mask, planned, |mask, n| {
+            mask.happenings.insert(n);
+        });
         let fired = search.fails(&mask).map_or(0, |ran| ran.fired);
         let drawn: Vec<u32> = (1..=fired).filter(|n| !mask.faults.contains(n)).collect();
-        mask = search.without(mask, drawn, |mask, n| drop(mask.faults.insert(n)));
+        mask = search.without(mask, drawn, |mask, n| {
+            mask.faults.insert(n);
+        });
         mask = search.with_an_earlier_end(mask);
         if mask == before {
             break;
