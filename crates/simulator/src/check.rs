@@ -21,18 +21,16 @@ use crate::world::{Event, Phase, World};
 impl World<'_> {
     fn findings(&self) -> Vec<Finding> {
         let answered = self.answered.iter().filter_map(|n| self.clients.get(*n));
-        let answered = answered.map(|client| Answered {
-            source: client.source.clone(),
-            dedup_key: client.dedup_key.clone(),
-        });
+        let answered =
+            answered.map(|client| Answered { source: client.source.clone(), dedup_key: client.dedup_key.clone() });
         let input = AuditInput {
             venue: self.venue.image(),
             accounts: [(LABEL.to_owned(), self.store.account_data(Self::account()))].into(),
             answered: Some(answered.collect()),
         };
         let mut findings = check(&input).findings;
-        // The checker compares the times of two processes. Where their clocks differ only this world's own time can tell,
-        // and does, whenever the venue takes an order.
+        // The checker compares the times of two processes. Where their clocks differ only this world's own time can
+        // tell, and does, whenever the venue takes an order.
         findings.retain(|finding| !(self.clock_differed && finding.check == 10 && finding.what.contains(" was sent ")));
         findings
     }
@@ -103,11 +101,7 @@ impl World<'_> {
 
     fn look_while_healing(&mut self) {
         let who = self.survivor();
-        let unrest = if self.process(who).is_ready() {
-            self.unrest()
-        } else {
-            Some("the engine is not ready".into())
-        };
+        let unrest = if self.process(who).is_ready() { self.unrest() } else { Some("the engine is not ready".into()) };
         match unrest {
             Some(why) if self.now > self.must_rest_by() => self.violate("liveness", why),
             Some(_) => self.after(SECOND, Event::Look),
@@ -197,7 +191,10 @@ impl World<'_> {
         }
         for client in self.clients.iter().filter(|client| client.dedup_key.starts_with("probe")) {
             let reacted = client.answer.as_ref().is_some_and(|record| {
-                matches!(&record.outcome, trading::command::Outcome::Done { .. } | trading::command::Outcome::Denied { .. })
+                matches!(
+                    &record.outcome,
+                    trading::command::Outcome::Done { .. } | trading::command::Outcome::Denied { .. }
+                )
             });
             if !reacted {
                 let outcome = client.answer.as_ref().map(|record| &record.outcome);
@@ -232,9 +229,10 @@ impl World<'_> {
             let empty = || Position::empty(row.robot, row.fill.symbol.clone());
             sums.entry(key).or_insert_with(empty).book(&row.fill, info);
         }
-        let differ = self.store.positions(Self::account()).find(|position| {
-            sums.get(&(position.robot, position.symbol.clone())) != Some(*position)
-        });
+        let differ = self
+            .store
+            .positions(Self::account())
+            .find(|position| sums.get(&(position.robot, position.symbol.clone())) != Some(*position));
         let count = self.store.positions(Self::account()).count();
         let what = match differ {
             Some(position) => format!("robot {} holds {}, its fills make something else", position.robot, position.qty),
@@ -287,4 +285,3 @@ fn rule(finding: &Finding) -> &'static str {
         _ => "C10",
     }
 }
-

@@ -1,5 +1,5 @@
-//! Clients: they ask, and after an error or silence they ask again with the same key, at whichever process they reach. What
-//! they were told once must hold for ever.
+//! Clients: they ask, and after an error or silence they ask again with the same key, at whichever process they reach.
+//! What they were told once must hold for ever.
 
 use trading::command::{Command, Outcome, Record, Wish};
 
@@ -70,7 +70,8 @@ impl World<'_> {
     pub(crate) fn client(&mut self, n: usize, attempt: u32, step: Step) {
         // A server goes on with what it was asked, whether or not the client still waits.
         let served = matches!(step, Step::Find(..) | Step::Submit(..));
-        let Some(client) = self.clients.get(n).filter(|client| served || (client.attempt == attempt && !client.content))
+        let Some(client) =
+            self.clients.get(n).filter(|client| served || (client.attempt == attempt && !client.content))
         else {
             return;
         };

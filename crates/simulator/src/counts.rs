@@ -1,5 +1,5 @@
-//! What a run must have met: faults that fired and rare states that were reached. A run of many seeds that never met one of
-//! them shows nothing about it.
+//! What a run must have met: faults that fired and rare states that were reached. A run of many seeds that never met
+//! one of them shows nothing about it.
 
 macro_rules! counted {
     ($(#[$doc:meta])* $name:ident, $counts:ident { $($variant:ident: $text:literal,)+ }) => {

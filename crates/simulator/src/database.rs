@@ -143,8 +143,7 @@ impl World<'_> {
         let before = self.store.holder(Self::account());
         let owner = self.process(who).owner.clone();
         // With an embedded store there is one process, and it holds the lock that says so.
-        let lease =
-            self.store.acquire_lease(Self::account(), &owner, Self::ttl(), self.plan.single, self.time())?;
+        let lease = self.store.acquire_lease(Self::account(), &owner, Self::ttl(), self.plan.single, self.time())?;
         self.epoch_began = self.now;
         self.note(|| format!("{who:?} takes the lease: epoch {}", lease.epoch));
         let there = self.process(other);
@@ -287,7 +286,9 @@ impl World<'_> {
                 Outcome::Skipped { reason } if reason.contains("expired") => self.reach(State::ExpiredSkipped),
                 _ => {}
             },
-            Fact::Strategy { state: StrategyState::Dca(state), .. } if state.steps > 1 && self.db_life + self.a.life > 1 => {
+            Fact::Strategy { state: StrategyState::Dca(state), .. }
+                if state.steps > 1 && self.db_life + self.a.life > 1 =>
+            {
                 self.reach(State::DcaStep);
             }
             _ => {}

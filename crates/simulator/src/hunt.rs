@@ -29,7 +29,12 @@ pub struct Report {
 
 impl Report {
     /// How many seeds were run in a second.
-    #[expect(clippy::float_arithmetic, clippy::as_conversions, clippy::cast_precision_loss, reason = "a rate to be shown")]
+    #[expect(
+        clippy::float_arithmetic,
+        clippy::as_conversions,
+        clippy::cast_precision_loss,
+        reason = "a rate to be shown"
+    )]
     pub fn seeds_per_second(&self) -> f64 {
         self.seeds as f64 / self.elapsed.as_secs_f64().max(0.001)
     }

@@ -1,8 +1,10 @@
-//! Deterministic simulation of the order core: seeded schedules, crashes at every effect boundary, invariants throughout.
+//! Deterministic simulation of the order core: seeded schedules, crashes at every effect boundary, invariants
+//! throughout.
 //!
-//! The real engine (`trading::engine::Engine`) runs against a simulated store, venue, network and clock. What goes wrong and
-//! when is drawn from a seed: the same seed gives the same run, to the byte of its trace. After a time the faults end; then
-//! everything must come to rest, and the checker of `main audit` must find nothing. See `docs/simulator.md`.
+//! The real engine (`trading::engine::Engine`) runs against a simulated store, venue, network and clock. What goes
+//! wrong and when is drawn from a seed: the same seed gives the same run, to the byte of its trace. After a time the
+//! faults end; then everything must come to rest, and the checker of `main audit` must find nothing. See
+//! `docs/simulator.md`.
 
 mod check;
 mod clients;

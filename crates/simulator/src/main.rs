@@ -1,5 +1,5 @@
-//! `simulate`: hunts over many seeds, or repeats one. Exit codes: 0 clean, 1 a promise was broken, 2 usage, 3 a fault or state
-//! was never met.
+//! `simulate`: hunts over many seeds, or repeats one. Exit codes: 0 clean, 1 a promise was broken, 2 usage, 3 a fault
+//! or state was never met.
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::num::NonZeroUsize;

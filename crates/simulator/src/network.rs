@@ -145,7 +145,8 @@ impl World<'_> {
                 Input::Sent { client_id: order.client_id, result }
             }
             Ask::Cancel(symbol, client_id) => {
-                let result = if undone { Err(fails()) } else { self.venue.exchange.cancel(LABEL, &symbol, &client_id, now) };
+                let result =
+                    if undone { Err(fails()) } else { self.venue.exchange.cancel(LABEL, &symbol, &client_id, now) };
                 let result = self.cancelled(&client_id, result, manner);
                 Input::CancelEnded { client_id, result }
             }
@@ -191,7 +192,12 @@ impl World<'_> {
             _ => None,
         };
         let result = self.venue.post(order, refusal, self.time());
-        self.note(|| format!("the venue gets order {id}: {}", result.as_ref().map_or_else(ToString::to_string, |r| format!("{:?}", r.status))));
+        self.note(|| {
+            format!(
+                "the venue gets order {id}: {}",
+                result.as_ref().map_or_else(ToString::to_string, |r| format!("{:?}", r.status))
+            )
+        });
         match result {
             Ok(report) => {
                 if self.now > departed + self.plan.request_timeout {
@@ -325,7 +331,8 @@ impl World<'_> {
     /// The stream is cut: what happens from now on is lost, until it is back.
     pub(crate) fn cut(&mut self, who: Who, unnoticed: i64, down: i64) {
         let now = self.now;
-        let mine = self.venue.subscriptions.iter_mut().find(|subscription| subscription.who == who && !subscription.cut);
+        let mine =
+            self.venue.subscriptions.iter_mut().find(|subscription| subscription.who == who && !subscription.cut);
         let Some(subscription) = mine else { return };
         subscription.cut = true;
         let token = subscription.token;
@@ -382,8 +389,7 @@ impl World<'_> {
 
     pub(crate) fn observe_stream(&mut self, event: &StreamEvent) {
         if let StreamEvent::Report(report) = event {
-            let sending =
-                self.store.peek_order(&report.client_id).is_some_and(|order| order.status == Status::Sending);
+            let sending = self.store.peek_order(&report.client_id).is_some_and(|order| order.status == Status::Sending);
             if sending && !report.fills.is_empty() {
                 self.reach(State::FillBeforeAck);
             }
@@ -396,12 +402,8 @@ impl World<'_> {
 fn unanswered(ask: &Ask, reason: &str) -> Input {
     let reason = reason.to_owned();
     match ask {
-        Ask::Post(order) => {
-            Input::Sent { client_id: order.client_id.clone(), result: SendResult::Unknown { reason } }
-        }
-        Ask::Cancel(_, id) => {
-            Input::CancelEnded { client_id: id.clone(), result: CancelResult::Unknown { reason } }
-        }
+        Ask::Post(order) => Input::Sent { client_id: order.client_id.clone(), result: SendResult::Unknown { reason } },
+        Ask::Cancel(_, id) => Input::CancelEnded { client_id: id.clone(), result: CancelResult::Unknown { reason } },
         Ask::Query { client_id, .. } => {
             Input::Queried { client_id: client_id.clone(), result: QueryResult::Failed { reason } }
         }

@@ -1,6 +1,7 @@
-//! What a seed plans: the world's settings, how rough it is, and what happens when. All of it is drawn before anything runs,
-//! so that parts can be left out of a repetition without changing the others.
+//! What a seed plans: the world's settings, how rough it is, and what happens when. All of it is drawn before anything
+//! runs, so that parts can be left out of a repetition without changing the others.
 
+use rust_decimal::Decimal;
 use trading::command::{NewRobot, Wish};
 use trading::exchange::{OrderKind, TimeInForce};
 use trading::ids::{AccountId, RobotId};
@@ -9,7 +10,6 @@ use trading::money::{Amount, Price, Qty};
 use trading::risk::Limits;
 use trading::robot::{RobotConfig, StopPolicy, dca, follower, grid};
 use trading::signal::{Action, Signal};
-use rust_decimal::Decimal;
 
 use crate::counts::Fault;
 use crate::rng::Rng;
@@ -86,10 +86,7 @@ impl Plan {
         let symbols: Vec<_> = symbols.into_iter().filter_map(symbol_info).collect();
         let rough_for = rng.between(15, 70) * SECOND;
         let calm = rng.chance(50);
-        let rates = Fault::ALL
-            .iter()
-            .map(|fault| if calm { 0 } else { rate_of(*fault, &mut rng) })
-            .collect();
+        let rates = Fault::ALL.iter().map(|fault| if calm { 0 } else { rate_of(*fault, &mut rng) }).collect();
         let limits = Limits {
             max_position_notional: rng.chance(100).then(|| Amount::new(Decimal::from(300))),
             max_orders_per_minute: rng.chance(100).then_some(6),
@@ -204,11 +201,7 @@ impl Plan {
                     let hold = rng.pick(0, &[300 * MS]);
                     What::Shutdown { who, hold, drain: rng.pick(0, &[2, 30]) * SECOND }
                 }
-                _ => What::StreamCut {
-                    who,
-                    unnoticed: rng.between(0, 4_000) * MS,
-                    down: rng.between(50, 6_000) * MS,
-                },
+                _ => What::StreamCut { who, unnoticed: rng.between(0, 4_000) * MS, down: rng.between(50, 6_000) * MS },
             };
             self.at(at, what);
         }

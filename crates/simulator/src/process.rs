@@ -1,5 +1,5 @@
-//! A process with an engine, driven as `hotgo::engines::Driver` drives it: take what waits, step, `Tick`, one commit, then the
-//! effects; after a failed commit the engine is thrown away and built anew from the store.
+//! A process with an engine, driven as `hotgo::engines::Driver` drives it: take what waits, step, `Tick`, one commit,
+//! then the effects; after a failed commit the engine is thrown away and built anew from the store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Randomness that is the same on every machine and in every version: `SplitMix64`.
 
-/// One stream of numbers. Streams of one seed are independent of each other, so that one more draw in one does not change
-/// what the others say.
+/// One stream of numbers. Streams of one seed are independent of each other, so that one more draw in one does not
+/// change what the others say.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
 

@@ -1,8 +1,8 @@
 //! Makes a failure small: leaves out what it does not need, as long as the same promise is broken.
 
 use crate::plan::{Happening, Plan};
-use crate::{Mask, Options, Outcome, Violation, run};
 use crate::world::Ran;
+use crate::{Mask, Options, Outcome, Violation, run};
 
 /// The smallest failing run that was found.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! A model of the durable store: in memory, synchronous, by a clock that is handed in, with the faults of a real one.
 //!
-//! The history is a list of commits; the tables follow from it. Of the list a prefix is durable: [`SimStore::crash`] keeps
-//! that and nothing else. An honest store makes every commit durable before it confirms it, so only a commit that was never
-//! confirmed can be lost. [`Flaws`] make a store that is not honest, to show that somebody notices.
+//! The history is a list of commits; the tables follow from it. Of the list a prefix is durable: [`SimStore::crash`]
+//! keeps that and nothing else. An honest store makes every commit durable before it confirms it, so only a commit that
+//! was never confirmed can be lost. [`Flaws`] make a store that is not honest, to show that somebody notices.
 //!
 //! Leases are always durable: a store that forgot an epoch would break every promise at once.
 
@@ -41,7 +41,8 @@ pub enum Fate {
     LostUnconfirmed,
     /// The disk is full.
     Full,
-    /// Written, but the disk fails to sync it: it is not confirmed, and the store refuses to go on until it is opened again.
+    /// Written, but the disk fails to sync it: it is not confirmed, and the store refuses to go on until it is opened
+    /// again.
     SyncFails,
 }
 

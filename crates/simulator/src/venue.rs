@@ -42,8 +42,7 @@ pub(crate) struct SimVenue {
 
 impl SimVenue {
     pub(crate) fn new(plan: &Plan, recv_window: std::time::Duration, now: Timestamp) -> Self {
-        let settings =
-            Settings { symbols: plan.symbols.clone(), maker_fee_bps: 10, taker_fee_bps: 20, recv_window };
+        let settings = Settings { symbols: plan.symbols.clone(), maker_fee_bps: 10, taker_fee_bps: 20, recv_window };
         let mut exchange = Exchange::new(settings, State::default());
         let mut opening: Vec<VenueBalance> = plan.symbols.iter().map(|info| balance(&info.base, 0)).collect();
         opening.push(balance(&Asset::new("USDT"), 2_000));
@@ -174,8 +173,7 @@ impl SimVenue {
             };
             (order.venue_id, image)
         });
-        let mut fills: Vec<Fill> =
-            self.mid.keys().flat_map(|symbol| account.fills(symbol, None)).cloned().collect();
+        let mut fills: Vec<Fill> = self.mid.keys().flat_map(|symbol| account.fills(symbol, None)).cloned().collect();
         fills.sort_by_key(|fill| fill.trade_id);
         let image = AccountImage {
             opening: self.opening.clone(),

@@ -1,8 +1,8 @@
 //! The world: time, the heap of events, and the one loop that takes them.
 //!
 //! Everything that takes time is an event: a commit on its way and its confirmation, a request, its answer, a turn of a
-//! driver, a tick of the market. Their delays are drawn from the seed; of two at the same time, the one that was planned
-//! first comes first. So the same seed gives the same run.
+//! driver, a tick of the market. Their delays are drawn from the seed; of two at the same time, the one that was
+//! planned first comes first. So the same seed gives the same run.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -350,7 +350,8 @@ impl<'p> World<'p> {
     /// Puts off what waits for a process that was just frozen.
     pub(crate) fn freeze(&mut self, who: Who, until: i64) {
         self.process_mut(who).paused_until = until;
-        let mut all: Vec<Planned> = std::mem::take(&mut self.heap).into_iter().map(|Reverse(planned)| planned).collect();
+        let mut all: Vec<Planned> =
+            std::mem::take(&mut self.heap).into_iter().map(|Reverse(planned)| planned).collect();
         all.sort_unstable();
         for planned in &mut all {
             if planned.event.runs_in().is_some_and(|(other, _)| other == who) && planned.at < until {
@@ -432,7 +433,11 @@ impl<'p> World<'p> {
         };
         self.reach(state);
         self.note(|| format!("boundary {here}: {}", state.as_str()));
-        if power { self.power_loss() } else { self.crash(who) }
+        if power {
+            self.power_loss()
+        } else {
+            self.crash(who)
+        }
         true
     }
 

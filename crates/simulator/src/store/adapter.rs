@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation, Role,
-    Store, StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
+    Role, Store, StoreError, StoredFill,
 };
 use trading::command::Record;
 use trading::engine::Snapshot;
@@ -20,7 +20,8 @@ use trading::time::Timestamp;
 
 use super::{Fate, SimStore};
 
-/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside it.
+/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside
+/// it.
 #[derive(Debug)]
 pub struct SimDatabase {
     clock: Clock,
