@@ -26,7 +26,7 @@ pub(crate) struct Client {
 }
 
 /// A step of an attempt.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     /// Chooses a server and sends the request.
     Try,

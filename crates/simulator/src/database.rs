@@ -35,7 +35,7 @@ pub(crate) struct Db {
     /// Of the process: an embedded store does nothing for one that is gone.
     life: u32,
     /// Of the store: a call does not survive its end.
-    db_life: u32,
+    store_life: u32,
     op: DbOp,
     fate: Fate,
     /// Whether its caller has stopped waiting.
@@ -62,7 +62,7 @@ impl World<'_> {
             late = self.fault(Fault::CommitLate);
         }
         let process = self.process(who);
-        let (token, life, db_life) = (process.token, process.life, self.db_life);
+        let (token, life, store_life) = (process.token, process.life, self.db_life);
         let mut delay = self.dice.delay.between(100, 3_000);
         if late {
             delay = COMMIT_TIMEOUT + self.dice.delay.between(-300, 600) * MS;
@@ -72,7 +72,7 @@ impl World<'_> {
             let gone = CommitError::Unknown("no answer in time".into());
             self.after(COMMIT_TIMEOUT, Event::DbDone(who, token, Box::new(DbDone::Committed(Err(gone)))));
         }
-        self.after(delay, Event::Db(Box::new(Db { who, token, life, db_life, op, fate, late })));
+        self.after(delay, Event::Db(Box::new(Db { who, token, life, store_life, op, fate, late })));
     }
 
     fn draw_fate(&mut self) -> Fate {
@@ -87,15 +87,15 @@ impl World<'_> {
 
     /// A call arrives at the store.
     pub(crate) fn db(&mut self, db: Db) {
-        let Db { who, token, life, db_life, op, fate, late } = db;
+        let Db { who, token, life, store_life, op, fate, late } = db;
         let process = self.process(who);
         if self.plan.single && process.life == life && process.paused_until > self.now {
             // The store is part of the process, and frozen with it.
             let until = process.paused_until;
-            self.push(until, Event::Db(Box::new(Db { who, token, life, db_life, op, fate, late })));
+            self.push(until, Event::Db(Box::new(Db { who, token, life, store_life, op, fate, late })));
             return;
         }
-        let gone = db_life != self.db_life || (self.plan.single && process.life != life);
+        let gone = store_life != self.db_life || (self.plan.single && process.life != life);
         if gone {
             // Nobody answers; a caller that lives on in spite of that learns it by and by.
             self.answer_db(who, token, DbDone::broken(op), SECOND);
@@ -213,12 +213,13 @@ impl World<'_> {
                     self.after(delay, Event::Subscribed(who, token));
                 }
             }
-            DbDone::Acquired(Err(error)) => self.begin_again(who, &error.to_string()),
             DbDone::Loaded(Ok(snapshot)) => self.loaded(who, *snapshot),
             DbDone::Loaded(Err(error)) => self.begin_again(who, &error.to_string()),
             DbDone::Renewed { asked, result: Ok(()) } => self.renewed(who, asked),
             DbDone::Renewed { result: Err(LeaseError::Store(_)), .. } => {}
-            DbDone::Renewed { result: Err(error), .. } => self.begin_again(who, &error.to_string()),
+            DbDone::Acquired(Err(error)) | DbDone::Renewed { result: Err(error), .. } => {
+                self.begin_again(who, &error.to_string());
+            }
             DbDone::Released(result) => self.released(who, result.is_ok()),
             DbDone::Committed(result) => self.committed(who, result),
             DbDone::Recalled(client_id, Ok(order)) => {

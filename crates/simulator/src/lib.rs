@@ -111,11 +111,11 @@ pub struct Outcome {
 /// Runs one seed.
 pub fn simulate(seed: u64, options: &Options) -> Outcome {
     let plan = Plan::draw(seed);
-    let Ran { violation, faults, states, events, trace, .. } = run(seed, &plan, &Mask::default(), options);
+    let Ran { violation, faults, states, events, trace, .. } = run(seed, &plan, &Mask::default(), *options);
     Outcome { violation, faults, states, events, trace }
 }
 
-fn run(seed: u64, plan: &Plan, mask: &Mask, options: &Options) -> Ran {
+fn run(seed: u64, plan: &Plan, mask: &Mask, options: Options) -> Ran {
     let world = World::new(seed, plan, mask, options);
     // The strategies' panics are caught in the engine itself; this is for any other.
     catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|payload| Ran {

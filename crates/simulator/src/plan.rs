@@ -29,7 +29,7 @@ pub(crate) enum Who {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     /// A client wants this. Signals get their expiry when they arrive: so long after it, in microseconds.
-    Wish { wish: Wish, lives: i64 },
+    Wish { wish: Box<Wish>, lives: i64 },
     /// A client wants one of the live orders cancelled.
     CancelSome,
     /// The process is killed.
@@ -133,7 +133,7 @@ impl Plan {
             let name = format!("robot {n}");
             let new = NewRobot { name, symbol, config, limits, stop_policy, start: true, webhook_hash: None };
             let at = (n * 300 + rng.between(0, 400)) * MS;
-            self.at(at, What::Wish { wish: Wish::CreateRobot(new), lives: 0 });
+            self.at(at, What::Wish { wish: Box::new(Wish::CreateRobot(new)), lives: 0 });
         }
     }
 
@@ -148,7 +148,7 @@ impl Plan {
             let Some(robot) = RobotId::nth(ACCOUNT, rng.between(1, 2)) else { continue };
             let action = draw_action(rng);
             let lives = rng.pick(30, &[1, 5, 40, 60]) * SECOND;
-            self.at(at, What::Wish { wish: Wish::Signal(Signal { robot, action, expires_at: None }), lives });
+            self.at(at, What::Wish { wish: Box::new(Wish::Signal(Signal { robot, action, expires_at: None })), lives });
         }
         for _ in 0..rng.between(0, 4) {
             let at = rng.between(3 * SECOND, self.rough_for);
@@ -156,16 +156,16 @@ impl Plan {
             let policy = rng.pick(None, &[Some(StopPolicy::Flatten), Some(StopPolicy::Cancel), Some(StopPolicy::Keep)]);
             let what = match rng.between(0, 6) {
                 0 | 1 => What::CancelSome,
-                2 | 3 => What::Wish { wish: Wish::StopRobot { robot, policy }, lives: 0 },
-                4 => What::Wish { wish: Wish::HaltRobot { robot, reason: "drill".into() }, lives: 0 },
-                5 => What::Wish { wish: Wish::Kill { reason: "drill".into() }, lives: 0 },
-                _ => What::Wish { wish: Wish::StartRobot { robot }, lives: 0 },
+                2 | 3 => What::Wish { wish: Box::new(Wish::StopRobot { robot, policy }), lives: 0 },
+                4 => What::Wish { wish: Box::new(Wish::HaltRobot { robot, reason: "drill".into() }), lives: 0 },
+                5 => What::Wish { wish: Box::new(Wish::Kill { reason: "drill".into() }), lives: 0 },
+                _ => What::Wish { wish: Box::new(Wish::StartRobot { robot }), lives: 0 },
             };
-            let restart = matches!(&what, What::Wish { wish, .. } if !matches!(wish, Wish::StartRobot { .. }));
+            let restart = matches!(&what, What::Wish { wish, .. } if !matches!(**wish, Wish::StartRobot { .. }));
             self.at(at, what);
             if restart {
                 let later = at + rng.between(200, 8_000) * MS;
-                self.at(later, What::Wish { wish: Wish::StartRobot { robot }, lives: 0 });
+                self.at(later, What::Wish { wish: Box::new(Wish::StartRobot { robot }), lives: 0 });
             }
         }
         for _ in 0..rng.between(0, 3) {

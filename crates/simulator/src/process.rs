@@ -407,9 +407,9 @@ impl World<'_> {
         let (life, stage) = (process.life, process.stage);
         let Some(session) = &process.session else { return };
         let drained = stage == Stage::Drain && session.engine.is_drained();
-        let wake = session.engine.next_wake().map(|at| self.from_wall(who, at));
+        let wake = session.engine.next_wake().map(|at| self.world_time(who, at));
         let wants = wake.into_iter().chain([session.renew_at]).min().unwrap_or(i64::MAX).max(self.now);
-        let waits = !session.jobs.is_empty()
+        let has_more = !session.jobs.is_empty()
             || !session.stream.is_empty()
             || !session.submissions.is_empty()
             || !session.market.is_empty()
@@ -424,7 +424,7 @@ impl World<'_> {
             }
             self.push(wants, Event::Wake(who, token));
         }
-        if waits {
+        if has_more {
             self.rouse(who);
         }
     }

@@ -33,7 +33,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn fails(&mut self, mask: &Mask) -> Option<Ran> {
         self.runs += 1;
-        let ran = run(self.seed, self.plan, mask, &self.options);
+        let ran = run(self.seed, self.plan, mask, self.options);
         ran.violation.as_ref().is_some_and(|violation| violation.rule == self.rule).then_some(ran)
     }
 
@@ -44,7 +44,9 @@ impl Search<'_> {
             let mut kept = Vec::new();
             for part in candidates.chunks(size) {
                 let mut tried = mask.clone();
-                part.iter().for_each(|candidate| leave(&mut tried, *candidate));
+                for candidate in part {
+                    leave(&mut tried, *candidate);
+                }
                 if self.fails(&tried).is_some() {
                     mask = tried;
                 } else {
@@ -95,7 +97,7 @@ pub fn shrink(seed: u64, options: &Options) -> Option<Shrunk> {
             break;
         }
     }
-    let ran = run(seed, &plan, &mask, &Options { trace: true, ..*options });
+    let ran = run(seed, &plan, &mask, Options { trace: true, ..*options });
     let needed = plan.happenings.iter().enumerate().filter(|(n, _)| !mask.happenings.contains(n));
     let left_out = u32::try_from(mask.faults.iter().filter(|n| **n <= ran.fired).count()).unwrap_or(0);
     Some(Shrunk {

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
+use trading::command::Wish;
 use trading::engine::Input;
 use trading::exchange::StreamEvent;
 use trading::ids::{ClientOrderId, TradeId};
@@ -201,7 +202,7 @@ pub(crate) struct Ran {
 }
 
 impl<'p> World<'p> {
-    pub(crate) fn new(seed: u64, plan: &'p Plan, mask: &'p Mask, options: &Options) -> Self {
+    pub(crate) fn new(seed: u64, plan: &'p Plan, mask: &'p Mask, options: Options) -> Self {
         let flaws = Flaws {
             lies_about_sync: options.broken == Some(Break::LyingSync),
             ignores_epochs: options.broken == Some(Break::NoEpochCheck),
@@ -392,7 +393,7 @@ impl<'p> World<'p> {
     }
 
     /// From a process' time to the world's.
-    pub(crate) fn from_wall(&self, who: Who, at: Timestamp) -> i64 {
+    pub(crate) fn world_time(&self, who: Who, at: Timestamp) -> i64 {
         at.micros() - EPOCH - self.process(who).skew
     }
 
@@ -434,9 +435,9 @@ impl<'p> World<'p> {
         self.reach(state);
         self.note(|| format!("boundary {here}: {}", state.as_str()));
         if power {
-            self.power_loss()
+            self.power_loss();
         } else {
-            self.crash(who)
+            self.crash(who);
         }
         true
     }
@@ -465,7 +466,7 @@ impl<'p> World<'p> {
             return;
         }
         match what {
-            What::Wish { wish, lives } => self.new_client(wish.clone(), *lives),
+            What::Wish { wish, lives } => self.new_client(Wish::clone(wish), *lives),
             What::CancelSome => self.cancel_some(),
             What::Crash(who) if self.process(*who).up => self.crash(*who),
             What::PowerLoss => self.power_loss(),

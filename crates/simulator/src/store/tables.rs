@@ -82,21 +82,18 @@ impl Tables {
     fn apply_order(&mut self, order: &Order) -> Result<(), Broken> {
         check(matches!(order.attempt, 0 | 1), "CHECK order (attempt)")?;
         check(order.qty > Qty::ZERO && order.filled >= Qty::ZERO, "CHECK order (qty, filled)")?;
-        let known_venue_id = match self.orders.get_mut(&order.client_id) {
-            Some(stored) => {
-                check(stored.version < order.version, "an order's image is not newer")?;
-                check(is_same(stored, order), "what never changes of an order changed")?;
-                let venue_id = stored.venue_id;
-                stored.clone_from(order);
-                venue_id
-            }
-            None => {
-                check(self.robots.contains_key(&order.robot), "FOREIGN KEY order (robot)")?;
-                let key = (order.robot, order.key.decision, order.key.leg, order.generation);
-                check(self.decisions.insert(key), "UNIQUE order (robot, decision, leg, generation)")?;
-                self.orders.insert(order.client_id.clone(), order.clone());
-                None
-            }
+        let known_venue_id = if let Some(stored) = self.orders.get_mut(&order.client_id) {
+            check(stored.version < order.version, "an order's image is not newer")?;
+            check(is_same(stored, order), "what never changes of an order changed")?;
+            let venue_id = stored.venue_id;
+            stored.clone_from(order);
+            venue_id
+        } else {
+            check(self.robots.contains_key(&order.robot), "FOREIGN KEY order (robot)")?;
+            let key = (order.robot, order.key.decision, order.key.leg, order.generation);
+            check(self.decisions.insert(key), "UNIQUE order (robot, decision, leg, generation)")?;
+            self.orders.insert(order.client_id.clone(), order.clone());
+            None
         };
         match order.venue_id {
             Some(venue_id) if known_venue_id.is_none() => {
