@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use trading::command::{Outcome, Wish};
 use trading::engine::{Effect, Input};
 use trading::event::Event;
-use trading::exchange::{OrderKind, Side, StreamEvent, VenueBalance, VenueStatus};
+use trading::exchange::{OrderKind, SendResult, Side, StreamEvent, VenueBalance, VenueStatus};
 use trading::ids::ClientOrderId;
 use trading::market::Asset;
 use trading::order::{Order, Status};
@@ -164,6 +164,23 @@ fn balances_that_are_older_than_the_last_fill_raise_no_alarm() {
     world.feed(Input::Balances(Some(old)));
     assert!(world.engine.is_ready());
     assert_eq!(alarms(&world), 0);
+}
+
+#[test]
+fn an_order_whose_answer_is_lost_is_asked_for_although_a_fill_of_it_came_by_another_way() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.submit("a", buy(robot, limit("100"), None));
+    let Some(Effect::Send(order)) = world.pending.pop_front() else { panic!("nothing is sent") };
+    world.venue.accept(&order, world.price, world.now);
+    world.fill_unseen(&order.client_id, "0.05");
+    world.venue.orders.get_mut(&order.client_id).unwrap().status = VenueStatus::Expired;
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(world.venue.fills.clone()), more: false });
+    assert_eq!(world.only_order().status, Status::Partial);
+    let result = SendResult::Unknown { reason: "timed out".into() };
+    world.feed(Input::Sent { client_id: order.client_id.clone(), result });
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().status, Status::Expired);
 }
 
 fn resting_order(kind: OrderKind) -> (World, Order) {

@@ -57,7 +57,7 @@ pub struct Venue {
 }
 
 impl Venue {
-    fn accept(&mut self, order: &NewOrder, price: Price, now: Timestamp) -> OrderReport {
+    pub fn accept(&mut self, order: &NewOrder, price: Price, now: Timestamp) -> OrderReport {
         self.posts.push(order.client_id.clone());
         let mut report = OrderReport {
             client_id: order.client_id.clone(),
