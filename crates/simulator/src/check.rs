@@ -60,8 +60,10 @@ impl World<'_> {
             Phase::Rough | Phase::Over => {}
             Phase::Healing => self.look_while_healing(),
             Phase::Settling => {
-                if self.busy > 0 || self.unrest().is_some() {
-                    return self.look_again(self.plan.tick_every / 2);
+                let restless = self.busy > 0 || self.unrest().is_some();
+                // What is found now may be under way still, such as a page that is asked for again: it must go by itself.
+                if restless || (self.now < self.must_rest_by() && !self.findings().is_empty()) {
+                    return self.look_again(SECOND);
                 }
                 let who = self.survivor();
                 if self.planned_end_is_graceful() {

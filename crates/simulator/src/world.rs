@@ -33,7 +33,7 @@ const EPOCH: i64 = 1_700_000_000 * SECOND;
 /// How long after the faults everything must have come to rest.
 const HEALING: i64 = 110 * SECOND;
 /// No seed needs more events; one that does is stuck in a circle.
-const MOST_EVENTS: u64 = 60_000;
+const MOST_EVENTS: u64 = 300_000;
 
 #[derive(Debug)]
 pub(crate) enum Event {
