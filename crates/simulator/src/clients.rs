@@ -129,7 +129,7 @@ impl World<'_> {
             Ok(Some(record)) => self.reply(n, &record),
             Ok(None) => {
                 // Now and then a server is slow, and much happens between looking and handing over.
-                let most = if self.dice.client.chance(80) { 6_000_000 } else { 3_000 };
+                let most = if self.dice.client.chance(200) { 6_000_000 } else { 3_000 };
                 let delay = self.dice.client.between(100, most);
                 self.after(delay, Event::Client(n, attempt, Step::Submit(who, life)));
             }

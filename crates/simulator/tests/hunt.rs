@@ -70,7 +70,7 @@ fn a_request_that_is_sent_again_is_noticed_and_the_failure_is_made_small() {
     let small = shrink(seed, &Options { broken: Some(Break::Resends), ..Options::default() }).unwrap();
     assert_eq!(small.violation.rule, "C7");
     assert!(!small.trace.is_empty());
-    // A robot, a signal or its own decision, and one answer that does not come.
+    // A robot, what makes it trade, an answer that does not come, and what happens to be drawn on the way.
     assert!(small.happenings.len() <= 4, "{:#?}", small.happenings);
-    assert!(small.faults <= 2, "{small:#?}");
+    assert!(small.faults <= 4, "{small:#?}");
 }
