@@ -290,6 +290,8 @@ impl<'a> Session<'a> {
         self.finish(steps).await?;
         if stage >= Stage::Stop {
             self.report(true);
+            // A send that has not begun must not begin once somebody else may have the lease.
+            self.jobs.shutdown().await;
             if let Err(error) = self.driver.ports.store.release_lease(&self.lease).await {
                 tracing::warn!(error = %chain(&error), "the lease was not released; it expires");
             }

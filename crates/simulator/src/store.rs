@@ -1,8 +1,8 @@
 //! A model of the durable store: in memory, synchronous, by a clock that is handed in, with the faults of a real one.
 //!
-//! The history is a list of commits; the tables follow from it. Of the list a prefix is durable: [`SimStore::crash`] keeps
-//! that and nothing else. An honest store makes every commit durable before it confirms it, so only a commit that was never
-//! confirmed can be lost. [`Flaws`] make a store that is not honest, to show that somebody notices.
+//! The history is a list of commits; the tables follow from it. Of the list a prefix is durable: [`SimStore::crash`]
+//! keeps that and nothing else. An honest store makes every commit durable before it confirms it, so only a commit that
+//! was never confirmed can be lost. [`Flaws`] make a store that is not honest, to show that somebody notices.
 //!
 //! Leases are always durable: a store that forgot an epoch would break every promise at once.
 
@@ -14,12 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotgo::audit::AccountData;
-use hotgo::store::{Account, Commit, CommitError, Lease, LeaseError, StoreError};
+use hotgo::store::{Account, Commit, CommitError, Lease, LeaseError, StoreError, StoredFill};
 use trading::command::Record;
 use trading::engine::{RECENT_TRADES, Snapshot};
 use trading::event::{Event, Recorded};
-use trading::ids::{AccountId, ClientOrderId, Epoch, Seq};
+use trading::ids::{AccountId, ClientOrderId, Epoch, RobotId, Seq, TradeId};
+use trading::market::{Asset, Symbol};
+use trading::money::Amount;
 use trading::order::Order;
+use trading::position::Position;
+use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
 pub use adapter::SimDatabase;
@@ -37,7 +41,8 @@ pub enum Fate {
     LostUnconfirmed,
     /// The disk is full.
     Full,
-    /// Written, but the disk fails to sync it: it is not confirmed, and the store refuses to go on until it is opened again.
+    /// Written, but the disk fails to sync it: it is not confirmed, and the store refuses to go on until it is opened
+    /// again.
     SyncFails,
 }
 
@@ -266,6 +271,61 @@ impl SimStore {
     /// An order's row, whatever the store says to its users: for those who judge it.
     pub fn peek_order(&self, client_id: &ClientOrderId) -> Option<&Order> {
         self.tables.orders.get(client_id)
+    }
+
+    /// Whether a command's outcome is stored.
+    pub fn knows_command(&self, source: &str, dedup_key: &str) -> bool {
+        self.tables.signals.contains_key(&(source.to_owned(), dedup_key.to_owned()))
+    }
+
+    /// Whether a trade is booked.
+    pub fn has_trade(&self, account: AccountId, symbol: &Symbol, trade: TradeId) -> bool {
+        self.tables.trades.contains(&(account, symbol.clone(), trade))
+    }
+
+    /// Whether the disk failed and the store was not opened again since.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Who took the account last.
+    pub fn holder(&self, account: AccountId) -> Option<Arc<str>> {
+        self.leases.get(&account).map(|row| Arc::clone(&row.owner))
+    }
+
+    /// An account's orders.
+    pub fn orders(&self, account: AccountId) -> impl Iterator<Item = &Order> {
+        self.tables.orders.values().filter(move |order| order.account == account)
+    }
+
+    /// An account's orders that have not ended.
+    pub fn live_orders(&self, account: AccountId) -> impl Iterator<Item = &Order> {
+        self.orders(account).filter(|order| !order.status.is_terminal())
+    }
+
+    /// An account's robots.
+    pub fn robots(&self, account: AccountId) -> impl Iterator<Item = &Robot> {
+        self.tables.robots.values().filter(move |robot| robot.account == account)
+    }
+
+    /// What a robot's strategy remembers.
+    pub fn state(&self, robot: RobotId) -> Option<&StrategyState> {
+        self.tables.states.get(&robot).map(|(state, _)| state)
+    }
+
+    /// An account's fills, in the order of their booking.
+    pub fn fills(&self, account: AccountId) -> impl Iterator<Item = &StoredFill> {
+        self.tables.fills.iter().filter(move |row| row.account == account)
+    }
+
+    /// An account's positions.
+    pub fn positions(&self, account: AccountId) -> impl Iterator<Item = &Position> {
+        self.tables.positions.values().filter(move |position| position.robot.account() == account)
+    }
+
+    /// What an account has of an asset.
+    pub fn balance(&self, account: AccountId, asset: &str) -> Option<Amount> {
+        self.tables.balances.get(&(account, Asset::new(asset))).map(|balance| balance.total)
     }
 
     /// All events of an account, oldest first.

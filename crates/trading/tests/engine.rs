@@ -18,10 +18,10 @@ use proptest::prelude::*;
 use trading::command::{Outcome, Wish};
 use trading::engine::{Effect, Input};
 use trading::event::Event;
-use trading::exchange::{OrderKind, Side, StreamEvent, VenueStatus};
+use trading::exchange::{OrderKind, SendResult, Side, StreamEvent, VenueBalance, VenueStatus};
 use trading::ids::ClientOrderId;
 use trading::market::Asset;
-use trading::order::Status;
+use trading::order::{Order, Status};
 use trading::robot::{RobotConfig, RunState, StopPolicy, dca, grid};
 use trading::time::Timestamp;
 use world::*;
@@ -146,6 +146,89 @@ fn a_list_of_open_orders_that_failed_when_the_stream_came_up_is_asked_for_again(
     assert_eq!(world.only_order().status, Status::Open);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.only_order().status, Status::Canceled);
+}
+
+#[test]
+fn a_page_after_a_stream_gap_that_was_not_answered_is_asked_for_again() {
+    let (mut world, order) = resting_order(limit("100"));
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.fill_unseen(&order.client_id, "0.05");
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pending.retain(|effect| !matches!(effect, Effect::ListOpenOrders));
+    world.feed(Input::Fetched { symbol: symbol(), fills: None, more: false });
+    world.pending.retain(|effect| !matches!(effect, Effect::FetchFills { .. }));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().filled.to_string(), "0.05");
+}
+
+#[test]
+fn a_page_that_was_asked_for_before_a_stream_gap_is_asked_for_again_after_it() {
+    let (mut world, order) = resting_order(limit("100"));
+    // The first gap's page is answered with what was before the second gap.
+    for _ in 0..2 {
+        world.feed(Input::Stream(StreamEvent::Down));
+        world.feed(Input::Stream(StreamEvent::Up));
+    }
+    world.fill_unseen(&order.client_id, "0.05");
+    world.pending.clear();
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(Vec::new()), more: false });
+    world.drain_effects();
+    assert_eq!(world.only_order().filled.to_string(), "0.05");
+}
+
+#[test]
+fn an_order_that_ended_in_a_stream_gap_without_a_fill_is_found_out() {
+    let (mut world, order) = resting_order(limit("90"));
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.venue.orders.get_mut(&order.client_id).unwrap().status = VenueStatus::Expired;
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().status, Status::Expired);
+}
+
+#[test]
+fn balances_that_are_older_than_the_last_fill_raise_no_alarm() {
+    let (mut world, order) = resting_order(limit("100"));
+    let alarms = |world: &World| world.events.iter().filter(|event| matches!(event.event, Event::Alarm { .. })).count();
+    world.crash();
+    world.feed(Input::Stream(StreamEvent::Up));
+    // The balances are asked for last, and read at the venue before the order is filled.
+    while !matches!(world.pending.front(), Some(Effect::ListBalances)) {
+        assert!(world.do_one());
+    }
+    let old = world.venue.balances.iter().map(|(asset, total)| VenueBalance { asset: asset.clone(), total: *total });
+    let old = old.collect();
+    world.pending.clear();
+    world.fill_resting(&order.client_id, "0.1");
+    world.feed(Input::Balances(Some(old)));
+    assert!(world.engine.is_ready());
+    assert_eq!(alarms(&world), 0);
+}
+
+#[test]
+fn an_order_whose_answer_is_lost_is_asked_for_although_a_fill_of_it_came_by_another_way() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.submit("a", buy(robot, limit("100"), None));
+    let Some(Effect::Send(order)) = world.pending.pop_front() else { panic!("nothing is sent") };
+    world.venue.accept(&order, world.price, world.now);
+    world.fill_unseen(&order.client_id, "0.05");
+    world.venue.orders.get_mut(&order.client_id).unwrap().status = VenueStatus::Expired;
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(world.venue.fills.clone()), more: false });
+    assert_eq!(world.only_order().status, Status::Partial);
+    let result = SendResult::Unknown { reason: "timed out".into() };
+    world.feed(Input::Sent { client_id: order.client_id.clone(), result });
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().status, Status::Expired);
+}
+
+fn resting_order(kind: OrderKind) -> (World, Order) {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.outcome("a", buy(robot, kind, None));
+    let order = world.only_order();
+    assert_eq!(order.status, Status::Open);
+    (world, order)
 }
 
 #[test]
@@ -388,7 +471,7 @@ proptest! {
                 2 => world.fault = Fault::DropRequest,
                 3 => world.fault = Fault::DropAnswer,
                 4 => for _ in 0..detail { world.do_one(); },
-                5 => { world.crash(); world.feed(Input::Stream(trading::exchange::StreamEvent::Up)); }
+                5 => { world.crash(); world.feed(Input::Stream(StreamEvent::Up)); }
                 6 => { world.price = (95 + u32::from(detail)).to_string().parse().unwrap(); world.quote(); }
                 7 => {
                     let resting = world.engine.live_orders().find(|order| order.status == Status::Open).map(|o| o.client_id.clone());

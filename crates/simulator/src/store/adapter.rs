@@ -20,7 +20,8 @@ use trading::time::Timestamp;
 
 use super::{Fate, SimStore};
 
-/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside it.
+/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside
+/// it.
 #[derive(Debug)]
 pub struct SimDatabase {
     clock: Clock,

@@ -72,11 +72,19 @@ fn check(holds: bool, constraint: Broken) -> Result<(), Broken> {
     if holds { Ok(()) } else { Err(constraint) }
 }
 
+/// Whether a later event of the same commit has another image of this order: an adapter writes only the last.
+fn is_overwritten(event: &Event, later: &[Recorded]) -> bool {
+    let Event::Order(order) = event else { return false };
+    later.iter().any(|after| matches!(&after.event, Event::Order(newer) if newer.client_id == order.client_id))
+}
+
 impl Tables {
     /// Takes in the next events of an account. After an error the tables are half changed: build them anew.
     pub(super) fn apply(&mut self, account: AccountId, events: &[Recorded]) -> Result<(), Broken> {
-        for recorded in events {
-            self.apply_one(account, recorded)?;
+        for (place, recorded) in events.iter().enumerate() {
+            if !is_overwritten(&recorded.event, events.get(place + 1..).unwrap_or_default()) {
+                self.apply_one(account, recorded)?;
+            }
         }
         for recorded in events {
             self.check_references(account, &recorded.event)?;

@@ -206,6 +206,8 @@ pub struct Engine {
     booked: BTreeMap<Symbol, BTreeSet<TradeId>>,
     fetch_after: BTreeMap<Symbol, Option<TradeId>>,
     fetching: BTreeSet<Symbol>,
+    /// Of these something may have happened that no page under way shows, or that an unanswered one would have shown.
+    refetch: BTreeSet<Symbol>,
     fetch_retry_at: Option<Timestamp>,
     parked: BTreeMap<ClientOrderId, Vec<Fill>>,
     asking: BTreeMap<ClientOrderId, Asking>,

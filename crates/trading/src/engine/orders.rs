@@ -228,7 +228,9 @@ impl Engine {
                 self.apply(client_id, &OrderEvent::Refuse(format!("not sent: {reason}")), now);
             }
             SendResult::Unknown { reason } => {
-                if self.apply(client_id, &OrderEvent::Lose(reason), now) != Transition::Ignored {
+                self.apply(client_id, &OrderEvent::Lose(reason), now);
+                // Also one that is known by a fill: how it stands besides is not.
+                if self.order(client_id).is_some_and(|order| !order.status.is_terminal()) {
                     self.ask(client_id, now);
                 }
             }

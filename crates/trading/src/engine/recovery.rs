@@ -32,6 +32,8 @@ pub(super) struct Recovery {
     open_orders: bool,
     balances: bool,
     balances_asked: bool,
+    /// Nothing could be filled any more when the balances were asked for, nor since: nothing is sent before they are heard.
+    quiet: bool,
     pub(super) retry_at: Option<Timestamp>,
     done: bool,
     pub(super) quarantine: Option<String>,
@@ -88,6 +90,7 @@ impl Engine {
             funds: Funds::new(snapshot.balances),
             fetch_after: BTreeMap::new(),
             fetching: BTreeSet::new(),
+            refetch: BTreeSet::new(),
             fetch_retry_at: None,
             booked,
             parked: BTreeMap::new(),
@@ -150,13 +153,22 @@ impl Engine {
         let again = self.recovery.stream;
         (self.stream_up, self.recovery.stream) = (true, true);
         if again {
-            // Something may have been missed while the stream was down: fills, and the end of orders that had none.
-            self.recovery.open_orders = false;
-            self.effect(Effect::ListOpenOrders);
+            // Something may have been missed while the stream was down: fills, and orders that ended without one.
             let symbols: BTreeSet<Symbol> = self.live_orders().map(|order| order.symbol.clone()).collect();
             for symbol in symbols {
-                self.fetch(&symbol);
+                self.fetch_anew(&symbol);
             }
+            self.recovery.open_orders = false;
+            self.effect(Effect::ListOpenOrders);
+        }
+    }
+
+    /// Fetches the fills of a symbol with a request that is sent from now on: one under way may have missed the latest.
+    fn fetch_anew(&mut self, symbol: &Symbol) {
+        if self.fetching.contains(symbol) {
+            self.refetch.insert(symbol.clone());
+        } else {
+            self.fetch(symbol);
         }
     }
 
@@ -171,6 +183,7 @@ impl Engine {
     pub(super) fn on_fetched(&mut self, symbol: &Symbol, fills: Option<Vec<Fill>>, more: bool, now: Timestamp) {
         self.fetching.remove(symbol);
         let Some(fills) = fills else {
+            self.refetch.insert(symbol.clone());
             self.fetch_retry_at = Some(now.after(RETRY));
             return;
         };
@@ -180,7 +193,7 @@ impl Engine {
         if let Some(last) = fills.last() {
             self.fetch_after.insert(symbol.clone(), Some(last.trade_id));
         }
-        if more {
+        if more || self.refetch.remove(symbol) {
             self.fetch(symbol);
             return;
         }
@@ -195,6 +208,9 @@ impl Engine {
             return;
         }
         self.fetch_retry_at = None;
+        for symbol in std::mem::take(&mut self.refetch) {
+            self.fetch_anew(&symbol);
+        }
         let lacking = self.live_orders().filter(|order| order.lacks_fills()).map(|order| order.symbol.clone());
         let wanted: BTreeSet<Symbol> = lacking.chain(self.recovery.symbols.iter().cloned()).collect();
         for symbol in wanted {
@@ -257,9 +273,7 @@ impl Engine {
                 continue;
             }
             let ours = self.funds.balances().get(&asset).map(|balance| balance.total);
-            // With orders at the venue a fill may be on its way: only a quiet account can be compared.
-            let quiet = self.live_orders().all(|order| order.status == Status::Intent);
-            if quiet && ours.unwrap_or_default() != total {
+            if self.recovery.quiet && ours.unwrap_or_default() != total {
                 let ours = ours.unwrap_or_default();
                 self.alarm(format!("the venue has {total} {asset}, this ledger says {ours}"), None, None, now);
             }
@@ -280,6 +294,9 @@ impl Engine {
     fn ask_balances(&mut self) {
         if !self.recovery.balances && !self.recovery.balances_asked {
             self.recovery.balances_asked = true;
+            // With orders at the venue a fill may be on its way: only a quiet account can be compared.
+            let quiet = self.live_orders().all(|order| order.status == Status::Intent);
+            self.recovery.quiet = quiet;
             self.effect(Effect::ListBalances);
         }
     }

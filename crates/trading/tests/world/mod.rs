@@ -57,7 +57,7 @@ pub struct Venue {
 }
 
 impl Venue {
-    fn accept(&mut self, order: &NewOrder, price: Price, now: Timestamp) -> OrderReport {
+    pub fn accept(&mut self, order: &NewOrder, price: Price, now: Timestamp) -> OrderReport {
         self.posts.push(order.client_id.clone());
         let mut report = OrderReport {
             client_id: order.client_id.clone(),
@@ -285,12 +285,18 @@ impl World {
         }
     }
 
-    /// Fills a resting order at the venue and tells the stream.
-    pub fn fill_resting(&mut self, client_id: &ClientOrderId, qty: &str) {
+    /// Fills a resting order at the venue, and tells nobody.
+    pub fn fill_unseen(&mut self, client_id: &ClientOrderId, qty: &str) -> OrderReport {
         let report = self.venue.orders[client_id].clone();
         let (qty, price) = (qty.parse().unwrap(), self.price);
         let report = self.venue.fill(report, qty, price, self.now);
         self.venue.orders.insert(client_id.clone(), OrderReport { fills: Vec::new(), ..report.clone() });
+        report
+    }
+
+    /// Fills a resting order at the venue and tells the stream.
+    pub fn fill_resting(&mut self, client_id: &ClientOrderId, qty: &str) {
+        let report = self.fill_unseen(client_id, qty);
         self.feed(Input::Stream(StreamEvent::Report(report)));
         self.drain_effects();
     }
