@@ -82,7 +82,12 @@ struct Scene {
 
 impl Scene {
     async fn open(tweak: impl FnOnce(&mut BinanceConfig)) -> Self {
-        let open = Arc::new(Mutex::new("[]".to_owned()));
+        Self::open_with("[]", tweak).await
+    }
+
+    /// The venue lists these orders from the beginning.
+    async fn open_with(list: &str, tweak: impl FnOnce(&mut BinanceConfig)) -> Self {
+        let open = Arc::new(Mutex::new(list.to_owned()));
         let shown = Arc::clone(&open);
         let rest = Server::start(move |request| {
             request.is("GET /api/v3/openOrders").then(|| ok(shown.lock().unwrap().clone()))
@@ -185,13 +190,25 @@ async fn a_missing_fill_shows_in_the_next_total() {
     assert_eq!(scene.next_report().await, (VenueStatus::New, 0), "the connection is the same");
 }
 
+/// Order 1 is open.
+fn listed() -> String {
+    json!([{"symbol": "BTCUSDT", "orderId": 1, "clientOrderId": OURS, "executedQty": "0", "status": "NEW", "side": "BUY"}])
+        .to_string()
+}
+
+/// Its consumer saw it open when the stream came up, and the very next event is lost.
+#[tokio::test]
+async fn an_order_of_before_that_vanishes_as_soon_as_the_stream_is_up_is_found_by_the_sweep() {
+    let mut scene = Scene::open_with(&listed(), |config| config.reconcile_ms = 100).await;
+    *scene.open.lock().unwrap() = "[]".to_owned();
+    scene.assert_down_and_up().await;
+}
+
 #[tokio::test]
 async fn an_order_that_vanished_without_a_word_is_found_by_the_sweep() {
     let mut scene = Scene::open(|config| config.reconcile_ms = 100).await;
     eventually("a first list", || scene.rest.seen("GET /api/v3/openOrders").len() >= 3).await;
-    let listed = json!([{"symbol": "BTCUSDT", "orderId": 1, "clientOrderId": OURS, "executedQty": "0", "status": "NEW",
-        "side": "BUY"}]);
-    *scene.open.lock().unwrap() = listed.to_string();
+    *scene.open.lock().unwrap() = listed();
     tell(&mut scene.peer, &report(1, "NEW", "0", "0")).await;
     assert_eq!(scene.next_report().await, (VenueStatus::New, 0));
     let swept = scene.rest.seen("GET /api/v3/openOrders").len() + 5;

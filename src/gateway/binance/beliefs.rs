@@ -79,6 +79,11 @@ impl Beliefs {
         confirmed
     }
 
+    /// Whether the orders that were open when the stream came up are known.
+    pub(super) fn are_based(&self) -> bool {
+        self.based
+    }
+
     /// Whether a second list should follow soon.
     pub(super) fn suspects(&self) -> bool {
         !self.suspected.is_empty()

@@ -73,7 +73,6 @@ impl Subscription {
                 return;
             }
         };
-        outlet.up();
         if ready.send(Ok(())).is_err() {
             return;
         }
@@ -94,7 +93,6 @@ impl Subscription {
             let Some(next) = reconnect(&account, &outlet, &mut backoff).await else { return };
             line = next;
             tracing::info!(account = %account.label, "the account's stream is up again");
-            outlet.up();
         }
     }
 }
@@ -164,6 +162,9 @@ impl Account {
 }
 
 /// One stretch during which the stream is up, over one connection or several that overlap.
+///
+/// The consumer is told that it is up once the orders that were open at its beginning are known: whatever the consumer finds
+/// open from then on, and is never told of again, is missed by the next lists.
 struct Session<'a> {
     account: &'a Account,
     outlet: &'a mut Outlet,
@@ -176,7 +177,7 @@ struct Session<'a> {
     list_at: Instant,
     beliefs: Beliefs,
     last_gap: Option<Instant>,
-    /// When the consumer is told that the stream is up again after a gap.
+    /// When the consumer is told that the stream is up, at the earliest.
     up_at: Option<Instant>,
 }
 
@@ -192,10 +193,10 @@ impl<'a> Session<'a> {
             rotate_at: now + account.venue.rotate,
             rotation: Backoff::new(),
             list: None,
-            list_at: now + account.venue.reconcile,
+            list_at: now,
             beliefs: Beliefs::default(),
             last_gap: None,
-            up_at: None,
+            up_at: Some(now),
         }
     }
 
@@ -219,7 +220,7 @@ impl<'a> Session<'a> {
                 () = sleep_until(self.list_at), if self.list.is_none() => {
                     self.list = Some(Box::pin(self.account.open_orders()));
                 }
-                () = at(self.up_at) => {
+                () = at(self.up_at), if self.beliefs.are_based() => {
                     self.up_at = None;
                     self.outlet.up();
                 }
@@ -288,7 +289,8 @@ impl<'a> Session<'a> {
         self.list = None;
         let contradiction = list.and_then(|list| self.beliefs.listed(list));
         let reconcile = self.account.venue.reconcile;
-        let wait = if self.beliefs.suspects() { CONFIRM.min(reconcile) } else { reconcile };
+        let soon = self.beliefs.suspects() || !self.beliefs.are_based();
+        let wait = if soon { CONFIRM.min(reconcile) } else { reconcile };
         self.list_at = Instant::now() + wait;
         if let Some(contradiction) = contradiction {
             self.gap(&format!("the venue's open orders contradict the stream: {contradiction:?}"));
@@ -300,12 +302,11 @@ impl<'a> Session<'a> {
     fn gap(&mut self, reason: &str) {
         tracing::warn!(account = %self.account.label, %reason, "a gap in the account's stream");
         self.beliefs = Beliefs::default();
-        self.list = None;
-        self.list_at = Instant::now() + self.account.venue.reconcile;
         self.outlet.down();
         let now = Instant::now();
         let at = self.last_gap.map_or(now, |last| now.max(last + BETWEEN_GAPS));
         (self.last_gap, self.up_at) = (Some(at), Some(at));
+        (self.list, self.list_at) = (None, at);
     }
 }
 
