@@ -43,8 +43,8 @@ impl World<'_> {
         }
         let moving = |finding: &Finding| match finding.check {
             // A fill that is not booked yet, an order that is not resolved yet.
-            2 => finding.what.contains("is not booked"),
-            3 => !finding.what.contains("its fills make"),
+            2 => finding.what.contains("not booked here"),
+            3 => !finding.what.contains("its fills here make"),
             4 => true,
             _ => false,
         };
