@@ -20,6 +20,11 @@ fn trade(id: i64, order: i64) -> String {
     )
 }
 
+/// A trade of this minute.
+fn fresh(id: i64, order: i64) -> String {
+    trade(id, order).replace(r#""time":5"#, &format!(r#""time":{}"#, now().millis()))
+}
+
 async fn query(reply: fn(&Request) -> Option<Reply>, thorough: bool) -> (QueryResult, Vec<String>) {
     let server = Server::start(reply).await;
     let rig = Rig::to(&server).await;
@@ -100,10 +105,11 @@ async fn a_cancel_names_itself_after_its_order() {
 async fn fills_are_paged_from_the_trade_after_and_get_their_orders_ids() {
     let server = Server::start(|request| match request.line.split('?').next().unwrap() {
         "GET /api/v3/myTrades" => Some(ok(format!("[{},{},{}]", trade(41, 7), trade(42, 9), trade(43, 11)))),
-        // The middle one is shown under the id of its cancel; the last one is not listed any more.
+        // The middle one is shown under the id of its cancel; the last one, long ago, is known nowhere any more.
         "GET /api/v3/allOrders" => {
             Some(ok(format!("[{},{}]", row(7, "web_1", "FILLED"), row(9, &format!("c{OURS}"), "CANCELED"))))
         }
+        "GET /api/v3/order" => Some(error(400, -2013, "Order does not exist.")),
         _ => None,
     })
     .await;
@@ -118,6 +124,36 @@ async fn fills_are_paged_from_the_trade_after_and_get_their_orders_ids() {
     rig.gateway.fills(&order().symbol, None, 5_000).await.unwrap();
     let trades = &server.seen("GET /api/v3/myTrades")[1];
     assert_eq!((trades.param("fromId").unwrap(), trades.param("limit").unwrap()), ("0".to_owned(), "1000".to_owned()));
+}
+
+/// The lists of orders may lag behind the trades.
+#[tokio::test]
+async fn the_order_of_a_trade_that_is_not_listed_yet_is_asked_for() {
+    let server = Server::start(|request| match request.line.split('?').next().unwrap() {
+        "GET /api/v3/myTrades" => Some(ok(format!("[{}]", fresh(41, 7)))),
+        "GET /api/v3/allOrders" => Some(ok("[]")),
+        "GET /api/v3/order" => Some(ok(row(7, OURS, "FILLED"))),
+        _ => None,
+    })
+    .await;
+    let rig = Rig::to(&server).await;
+    let fills = rig.gateway.fills(&order().symbol, None, 500).await.unwrap();
+    assert_eq!(fills[0].client_id.as_str(), OURS);
+    assert_eq!(server.seen("GET /api/v3/order?")[0].param("orderId").unwrap(), "7");
+}
+
+/// Taken for a foreign one it would be passed over for ever.
+#[tokio::test]
+async fn a_trade_of_now_whose_order_the_venue_does_not_know_is_no_page() {
+    let server = Server::start(|request| match request.line.split('?').next().unwrap() {
+        "GET /api/v3/myTrades" => Some(ok(format!("[{}]", fresh(41, 7)))),
+        "GET /api/v3/allOrders" => Some(ok("[]")),
+        "GET /api/v3/order" => Some(error(400, -2013, "Order does not exist.")),
+        _ => None,
+    })
+    .await;
+    let rig = Rig::to(&server).await;
+    assert!(rig.gateway.fills(&order().symbol, None, 500).await.is_err());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use shutdown_coordinator::testkit::{Exit, Points, Signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::round::{ENDS, End, Random, WEAKNESSES};
+use crate::round::{End, Random, WEAKNESSES};
 use crate::support::server::Robot;
 use crate::support::venue::Venue;
 use crate::support::{CLEAN, Client, Installation, Load, Server, UNCLEAN};
@@ -74,7 +74,7 @@ impl Lane {
             (self.home, self.server) = (home, Some(server));
         }
         self.home.rounds += 1;
-        let end = ENDS[usize::try_from(number).unwrap() % ENDS.len()];
+        let end = self.tally.end(number);
         let weakness = WEAKNESSES[usize::try_from(number).unwrap() % WEAKNESSES.len()];
         let context = format!("seed {}, round {number}: {} under {:?}", self.seed, end.name(), weakness.faults());
         self.home.venue.set_faults(&weakness.faults()).await;

@@ -31,7 +31,8 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use lane::Lane;
-use round::{ENDS, WEAKNESSES};
+use round::{ENDS, End, WEAKNESSES};
+use support::strace;
 use tally::Tally;
 
 /// A number from the environment, for people who repeat or prolong a run.
@@ -43,13 +44,20 @@ fn number(name: &str, otherwise: u64) -> u64 {
 
 /// Enough for every end and every weakness, but not for every pair of them.
 const SHORT_KILLS: u64 = 60;
+/// From here on every weakness of the venue must have shown. In a shorter run the server may be gone too soon for one.
+const LONG_KILLS: u64 = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_end_under_every_weakness_loses_nothing_and_doubles_nothing() {
     let seed = number("HOTGO_SEED", u64::from(std::process::id()));
     let kills = number("HOTGO_KILLS", SHORT_KILLS);
-    let lanes = number("HOTGO_LANES", 2);
-    let tally = Arc::new(Tally::new(seed, kills));
+    let lanes = number("HOTGO_LANES", 4);
+    let strace = strace::works();
+    let ends: Vec<End> = ENDS.into_iter().filter(|end| *end != End::KillAtSync || strace).collect();
+    if !strace {
+        eprintln!("NOT TESTED: SIGKILL at the n-th fdatasync. strace is not installed, or may not trace");
+    }
+    let tally = Arc::new(Tally::new(seed, kills, ends));
     let mut running = JoinSet::new();
     for lane in 0..lanes {
         let tally = Arc::clone(&tally);
@@ -67,5 +75,5 @@ async fn every_end_under_every_weakness_loses_nothing_and_doubles_nothing() {
             panic!("seed {seed}: {error}");
         }
     }
-    tally.conclude(ENDS.iter().map(|end| end.name()), WEAKNESSES.iter().map(|weakness| weakness.fault));
+    tally.conclude((kills >= LONG_KILLS).then_some(&WEAKNESSES));
 }

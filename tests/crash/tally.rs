@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use crate::round::{End, Weakness};
+
 /// Counts of all lanes.
 #[derive(Debug)]
 pub(crate) struct Tally {
     seed: u64,
+    ends: Vec<End>,
     wanted: u64,
     started: Instant,
     bar: ProgressBar,
@@ -34,12 +37,17 @@ struct Counts {
 const LINE_EVERY: u64 = 250;
 
 impl Tally {
-    pub(crate) fn new(seed: u64, wanted: u64) -> Self {
+    pub(crate) fn new(seed: u64, wanted: u64, ends: Vec<End>) -> Self {
         eprintln!("seed {seed}, {wanted} kills");
         let bar = ProgressBar::new(wanted);
         let style = "{bar:40} {pos}/{len} kills, {per_sec}, {eta} left {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap());
-        Self { seed, wanted, started: Instant::now(), bar, counts: Mutex::default() }
+        Self { seed, ends, wanted, started: Instant::now(), bar, counts: Mutex::default() }
+    }
+
+    /// How this round ends.
+    pub(crate) fn end(&self, round: u64) -> End {
+        self.ends[usize::try_from(round).unwrap() % self.ends.len()]
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -86,8 +94,9 @@ impl Tally {
         counts.fills += audit["counts"]["fills"].as_u64().unwrap_or_default();
     }
 
-    /// Prints what was done, and fails if something never happened: a fault that did not fire proves nothing.
-    pub(crate) fn conclude<'a>(&self, ends: impl Iterator<Item = String>, faults: impl Iterator<Item = &'a str>) {
+    /// Prints what was done, and fails if an end or one of these weaknesses never happened: a fault that did not fire proves
+    /// nothing.
+    pub(crate) fn conclude(&self, weaknesses: Option<&[Weakness]>) {
         self.bar.finish_and_clear();
         let mut counts = self.counts();
         let took = self.started.elapsed();
@@ -108,10 +117,11 @@ impl Tally {
         for (what, times) in counts.ends.iter().chain(&counts.fired) {
             eprintln!("{times:>8}  {what}");
         }
-        let never: Vec<String> = ends
-            .filter(|end| !counts.ends.contains_key(end))
-            .chain(faults.filter(|f| !f.is_empty() && counts.fired.get(*f).is_none_or(|n| *n == 0)).map(str::to_owned))
-            .collect();
+        let ends = self.ends.iter().map(|end| end.name()).filter(|end| !counts.ends.contains_key(end));
+        let faults = weaknesses.into_iter().flatten().map(|weakness| weakness.fault.to_owned());
+        let silent =
+            faults.filter(|fault| !fault.is_empty() && counts.fired.get(fault).is_none_or(|times| *times == 0));
+        let never: Vec<String> = ends.chain(silent).collect();
         assert!(never.is_empty(), "seed {}: these never happened: {never:?}", self.seed);
         assert!(counts.answered > counts.kills, "hardly any signal was answered");
     }

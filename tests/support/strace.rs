@@ -5,6 +5,12 @@ use nix::unistd::Pid;
 
 use super::{Installation, Server};
 
+/// Whether processes can be traced here.
+pub(crate) fn works() -> bool {
+    let output = std::process::Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 impl Installation {
     /// Starts a process that is killed as it enters its n-th `fdatasync` or `fsync`, counted from its start. What it was about
     /// to make durable has been written and nothing more.

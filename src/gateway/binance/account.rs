@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,8 @@ const OPEN_ORDERS: &str = "/api/v3/openOrders";
 const ALL_ORDERS: &str = "/api/v3/allOrders";
 /// The longest page of orders and trades.
 const PAGE: usize = 1_000;
+/// After this time the venue's lists hold everything that happened.
+const LISTS_LAG: Duration = Duration::from_hours(1);
 /// How many orders' names are remembered.
 const NAMES: usize = 50_000;
 
@@ -221,19 +224,36 @@ impl Account {
                 vec![("symbol", symbol.to_string()), ("fromId", from.to_string()), ("limit", limit.to_string())];
             let rows: Vec<TradeRow> = self.call(Method::GET, "/api/v3/myTrades", params, (Class::Read, 20)).await?;
             self.learn_names(symbol, &rows).await?;
-            let names = lock(&self.names);
             let mut fills = Vec::with_capacity(rows.len());
             for row in &rows {
-                // An order that the venue does not list any more is none of ours: those are asked for by their ids.
-                let number = VenueOrderId(row.order_id);
-                let name = names.known.get(&(symbol.clone(), number)).cloned();
-                let name = name.unwrap_or_else(|| ClientOrderId::from_venue(format!("order-{number}")));
-                fills.push(row.fill(symbol, name)?);
+                fills.push(row.fill(symbol, self.name_of(symbol, row).await?)?);
             }
             Ok(fills)
         };
         let late = |_| Err(GatewayError::Unavailable("no answer in time".to_owned()));
         timeout_at(deadline, fetching).await.unwrap_or_else(late)
+    }
+
+    /// The client id of the order that a trade belongs to. The lists of orders may lag behind the trades, so one that they lack
+    /// is asked for; if that fails too, a trade of now is not given out: taken for a foreign one it would be lost.
+    async fn name_of(&self, symbol: &Symbol, trade: &TradeRow) -> Result<ClientOrderId, GatewayError> {
+        let number = VenueOrderId(trade.order_id);
+        let known = lock(&self.names).known.get(&(symbol.clone(), number)).cloned();
+        if let Some(name) = known {
+            return Ok(name);
+        }
+        let params = vec![("symbol", symbol.to_string()), ("orderId", number.to_string())];
+        match self.call::<OrderRow>(Method::GET, ORDER, params, (Class::Read, 4)).await {
+            Ok(row) => {
+                self.learn_name(symbol, number, row.client_id());
+                Ok(row.client_id())
+            }
+            Err(failure) => {
+                let settled = self.venue.rest.clock.now().before(LISTS_LAG);
+                let foreign = matches!(classify::query(&failure), QueryResult::NotFound { .. }) && trade.at() < settled;
+                if foreign { Ok(ClientOrderId::from_venue(format!("order-{number}"))) } else { Err(failure.into()) }
+            }
+        }
     }
 
     /// Finds out the client ids of the orders that these trades belong to.

@@ -198,6 +198,11 @@ pub(super) struct TradeRow {
 }
 
 impl TradeRow {
+    /// When, by the venue's clock.
+    pub(super) fn at(&self) -> Timestamp {
+        Timestamp::from_millis(self.time)
+    }
+
     pub(super) fn fill(&self, symbol: &Symbol, client_id: ClientOrderId) -> Result<Fill, Unreadable> {
         Ok(Fill {
             trade_id: TradeId(self.id),
