@@ -176,6 +176,25 @@ fn a_page_that_was_asked_for_before_a_stream_gap_is_asked_for_again_after_it() {
     assert_eq!(world.only_order().filled.to_string(), "0.05");
 }
 
+/// The two lists of a venue, orders and trades, are not of the same instant.
+#[test]
+fn a_fill_that_a_page_lacks_is_found_although_a_later_trade_was_on_that_page() {
+    let (mut world, order) = resting_order(limit("100"));
+    world.outcome("b", buy(order.robot, limit("100"), None));
+    let other = world.venue.posts[1].clone();
+    world.fill_resting(&other, "0.02");
+    world.fill_unseen(&order.client_id, "0.1");
+    world.fill_unseen(&other, "0.03");
+    world.feed(Input::Stream(StreamEvent::Down));
+    world.feed(Input::Stream(StreamEvent::Up));
+    world.pending.retain(|effect| !matches!(effect, Effect::FetchFills { .. }));
+    let page: Vec<_> = world.venue.fills.iter().filter(|fill| fill.client_id == other).cloned().collect();
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(page), more: false });
+    world.drain_effects();
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.orders()[&order.client_id].filled.to_string(), "0.1");
+}
+
 #[test]
 fn an_order_that_ended_in_a_stream_gap_without_a_fill_is_found_out() {
     let (mut world, order) = resting_order(limit("90"));

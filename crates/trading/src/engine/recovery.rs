@@ -212,9 +212,22 @@ impl Engine {
             self.fetch_anew(&symbol);
         }
         let lacking = self.live_orders().filter(|order| order.lacks_fills()).map(|order| order.symbol.clone());
-        let wanted: BTreeSet<Symbol> = lacking.chain(self.recovery.symbols.iter().cloned()).collect();
-        for symbol in wanted {
-            self.fetch(&symbol);
+        let lacking: BTreeSet<Symbol> = lacking.collect();
+        for symbol in &lacking {
+            self.step_back(symbol);
+        }
+        for symbol in lacking.union(&self.recovery.symbols.clone()) {
+            self.fetch(symbol);
+        }
+    }
+
+    /// A venue's page may lack a trade that is older than its last one, and a later page has it. Known ones are passed over.
+    fn step_back(&mut self, symbol: &Symbol) {
+        let Some(booked) = self.booked.get(symbol) else { return };
+        let first = booked.first().map(|id| TradeId(id.0.saturating_sub(1)));
+        let back = booked.iter().rev().nth(OVERLAP).copied().or(first);
+        if let Some(Some(after)) = self.fetch_after.get_mut(symbol) {
+            *after = back.map_or(*after, |back| back.min(*after));
         }
     }
 
