@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use trading::command::{Outcome, Wish};
 use trading::engine::{Effect, Input};
 use trading::event::Event;
-use trading::exchange::{OrderKind, SendResult, Side, StreamEvent, VenueBalance, VenueStatus};
+use trading::exchange::{OrderKind, QueryResult, SendResult, Side, StreamEvent, VenueBalance, VenueStatus};
 use trading::ids::ClientOrderId;
 use trading::market::Asset;
 use trading::order::{Order, Status};
@@ -238,6 +238,27 @@ fn an_order_whose_answer_is_lost_is_asked_for_although_a_fill_of_it_came_by_anot
     let result = SendResult::Unknown { reason: "timed out".into() };
     world.feed(Input::Sent { client_id: order.client_id.clone(), result });
     world.pass(Duration::from_secs(1));
+    assert_eq!(world.only_order().status, Status::Expired);
+}
+
+/// Found by the simulator: the page told of a fill, and the query that would have told of the end had failed.
+#[test]
+fn an_unknown_order_is_asked_for_although_a_page_has_told_of_a_fill() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    world.fault = Fault::DropAnswer;
+    world.submit("a", buy(robot, limit("90"), None));
+    while !matches!(world.pending.front(), Some(Effect::Query { .. })) {
+        assert!(world.do_one());
+    }
+    let id = world.venue.posts[0].clone();
+    world.fill_unseen(&id, "0.05");
+    world.venue.end(&id, VenueStatus::Expired);
+    world.pending.clear();
+    world.feed(Input::Queried { client_id: id, result: QueryResult::Failed { reason: "-1000".into() } });
+    world.feed(Input::Fetched { symbol: symbol(), fills: Some(world.venue.fills.clone()), more: false });
+    assert_eq!(world.only_order().status, Status::Partial);
+    world.pass(Duration::from_secs(5));
     assert_eq!(world.only_order().status, Status::Expired);
 }
 

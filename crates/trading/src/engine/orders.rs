@@ -166,7 +166,10 @@ impl Engine {
             return transition;
         }
         let changed = (order.status, order.filled) != before;
-        self.stop_asking_if_known(&order);
+        // A fill that came by itself says nothing of whether the order lives on.
+        if !matches!(event, OrderEvent::Fill { .. }) || order.status.is_terminal() {
+            self.stop_asking_if_known(&order);
+        }
         let robot = order.robot;
         self.keep(order.clone());
         self.record_order(client_id, now);
