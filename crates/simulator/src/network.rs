@@ -62,7 +62,12 @@ impl World<'_> {
     /// A request leaves the process.
     pub(crate) fn depart(&mut self, who: Who, request: Request) {
         let Request { ask, epoch } = request;
-        let token = self.process(who).token;
+        let process = self.process(who);
+        // The driver ends its jobs before it gives the lease up.
+        if process.session.as_ref().is_some_and(|session| session.last) {
+            return;
+        }
+        let token = process.token;
         if let Ask::Post(order) = &ask {
             self.check_departure(who, order, epoch);
             if self.fault(Fault::NotSent) {

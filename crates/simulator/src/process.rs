@@ -74,7 +74,7 @@ pub(crate) struct Session {
     /// What is to be done once the commit under way is durable.
     doing: Option<Vec<Effect>>,
     /// The commit under way is the last one.
-    last: bool,
+    pub(crate) last: bool,
     pub(crate) tickets: BTreeMap<u64, usize>,
     next_ticket: u64,
     seen: Stage,
