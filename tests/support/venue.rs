@@ -12,6 +12,8 @@ use super::audit::{Verdict, audit};
 use super::{Client, Installation, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long after healing everything must be resolved.
+const HEALED: Duration = Duration::from_secs(60);
 const ACCOUNT: &str = "main";
 const API_KEY: &str = "keyOfTheTests";
 const SECRET: &str = "secretOfTheTests";
@@ -123,7 +125,7 @@ impl Installation {
     /// Compares its database with the venue's ledger.
     pub(crate) async fn audit_at(&self, venue: &Venue, answered: Option<&Path>) -> Verdict {
         let ledger = venue.ledger();
-        audit(&self.data_dir(), self.settings().iter(), Some(&ledger), answered, Duration::from_secs(20)).await
+        audit(&self.data_dir(), self.settings().iter(), Some(&ledger), answered, HEALED).await
     }
 }
 
