@@ -155,20 +155,22 @@ impl Lane {
                 server.sigterm();
                 stopped(&mut server, context).await;
             }
-            End::TermAt(point, let_go) => {
-                let held = self.hold(point).await;
-                server.sigterm();
-                server.wait_draining().await;
-                if let_go {
-                    self.home.points.disarm(point);
-                    drop(held);
-                    stopped(&mut server, context).await;
-                } else {
-                    stopped(&mut server, context).await;
-                    drop(held);
-                    self.home.points.disarm(point);
-                }
-            }
+            End::TermAt(point, let_go) => self.term_at(point, let_go, server, context).await,
+        }
+    }
+
+    async fn term_at(&mut self, point: &'static str, let_go: bool, mut server: Server, context: &str) {
+        let held = self.hold(point).await;
+        server.sigterm();
+        server.wait_draining().await;
+        if let_go {
+            self.home.points.disarm(point);
+            drop(held);
+            stopped(&mut server, context).await;
+        } else {
+            stopped(&mut server, context).await;
+            drop(held);
+            self.home.points.disarm(point);
         }
     }
 
