@@ -270,6 +270,9 @@ async fn an_order_without_a_committed_row_is_refused_and_the_audit_calls_it_lost
     let (code, text) = main_command(&["audit", "--settle", "0"], &server, &ledger).await;
     assert_eq!(code, 8, "{text}");
     for lost in [early, late] {
-        assert!(text.contains(&format!("C1 lost: main: order {lost} was sent before its row was committed")), "{text}");
+        assert!(
+            text.contains(&format!("C1 lost: account main: order {lost} was sent before its row was committed")),
+            "{text}"
+        );
     }
 }

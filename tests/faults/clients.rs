@@ -48,6 +48,8 @@ async fn slow_and_silent_clients_are_cut_and_others_are_served_meanwhile() {
     for timeout in ["HEADER", "BODY", "IDLE"] {
         installation.set(&format!("HOTGO__SERVER__{timeout}_TIMEOUT_MS"), "3000");
     }
+    // As many orders as a quick machine can have served meanwhile.
+    installation.set("HOTGO__VENUE__PAPER__OPENING__USDT", "100000000");
     let load = Load::new(&installation.scratch("answered"), "slow");
     let server = installation.start().await;
     let robot = server.robot("served").await;

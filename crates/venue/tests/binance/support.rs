@@ -359,11 +359,13 @@ pub(crate) fn but<'a>(pairs: Pairs<'a>, changes: Pairs<'a>) -> Vec<(&'a str, &'a
 
 pub(crate) async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let found = async {
+        // Each look may cost weight, of which there are six thousand a minute.
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
         loop {
+            ticks.tick().await;
             if let Some(found) = look().await {
                 return found;
             }
-            tokio::task::yield_now().await;
         }
     };
     timeout(LIMIT, found).await.expect("not in time")
