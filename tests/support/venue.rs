@@ -13,7 +13,7 @@ use super::{Client, Installation, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long after healing everything must be resolved.
-const HEALED: Duration = Duration::from_secs(60);
+const HEALED: Duration = Duration::from_mins(1);
 const ACCOUNT: &str = "main";
 const API_KEY: &str = "keyOfTheTests";
 const SECRET: &str = "secretOfTheTests";
