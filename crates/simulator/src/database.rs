@@ -234,8 +234,12 @@ impl World<'_> {
     }
 
     /// What a commit may be refused for.
-    pub(crate) fn judge_commit_error(&mut self, error: &CommitError) {
+    pub(crate) fn judge_commit_error(&mut self, who: Who, error: &CommitError) {
+        let newest = self.store.epoch(Self::account());
+        let overtaken = self.process(who).session.as_ref().is_some_and(|session| session.lease.epoch < newest);
         match error {
+            // It was late, read rows of its successor, and decided on both: refused is refused.
+            CommitError::Conflict { .. } if overtaken => self.reach(State::FencedCommit),
             CommitError::Fenced(_) => self.reach(State::FencedCommit),
             CommitError::Conflict { detail, .. } if detail.contains("UNIQUE signal") => self.reach(State::KeyRace),
             CommitError::Conflict { detail, .. } => {

@@ -373,7 +373,7 @@ impl World<'_> {
                 }
             }
             Err(error) => {
-                self.judge_commit_error(&error);
+                self.judge_commit_error(who, &error);
                 self.begin_again(who, &error.to_string());
             }
         }
