@@ -17,9 +17,9 @@ use sqlx::{Connection as _, SqliteConnection};
 use super::sqlite::{OpenError, connect_options};
 
 /// The oldest schema that this binary works on.
-pub const SCHEMA_MIN: i64 = 3;
+pub const SCHEMA_MIN: i64 = 4;
 /// The newest schema that this binary works on: one ahead of its own, since migrations only add.
-pub const SCHEMA_MAX: i64 = 4;
+pub const SCHEMA_MAX: i64 = 5;
 
 const TABLE: &str = "_sqlx_migrations";
 const LOCK_WAIT: Duration = Duration::from_secs(10);
