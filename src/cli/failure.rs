@@ -180,6 +180,11 @@ impl From<OpenError> for Failure {
             OpenError::Altered { .. } => {
                 (ExitCode::Schema, Some("use a release that was built from the same migrations"))
             }
+            OpenError::Unreachable { .. } => {
+                (ExitCode::Unreachable, Some("start the database server, or correct store.url and store.password_file"))
+            }
+            // Its words say what to do.
+            OpenError::Unsuitable { .. } => (ExitCode::DataDir, None),
             OpenError::Database(_) => (ExitCode::Unexpected, None),
         };
         let failure = Self::of(code, &error);

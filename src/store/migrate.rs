@@ -3,7 +3,8 @@
 //! The rule is expand, wait, contract: a migration only adds, so the release before it works on it too. A binary therefore
 //! declares a range of schemas that it accepts, one newer than its own included; beyond that it refuses to start.
 //!
-//! sqlx's own migration lock does nothing on SQLite, so an exclusive lock on a file beside the database takes its place.
+//! sqlx's own migration lock does nothing on SQLite, so an exclusive lock on a file beside the database takes its place. On
+//! PostgreSQL it waits for ever, within a statement; so an advisory lock is polled for instead.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::ops::RangeInclusive;
@@ -11,9 +12,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
+use tokio::time::Instant;
 
+use super::postgres::{Server, Use, check_server, reach};
 use super::sqlite::{OpenError, connect_options};
 
 /// The oldest schema that this binary works on.
@@ -24,6 +27,8 @@ pub const SCHEMA_MAX: i64 = 5;
 const TABLE: &str = "_sqlx_migrations";
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// Of our own choosing; a database has its own advisory locks.
+const ADVISORY_LOCK: i64 = 0x686f_7467_6f00;
 
 /// What became of a migration in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -60,16 +65,26 @@ pub struct Schema {
 }
 
 impl Default for Schema {
-    /// This binary's.
+    /// This binary's on SQLite.
     fn default() -> Self {
-        Self::new(sqlx::migrate!("migrations/sqlite"), SCHEMA_MIN..=SCHEMA_MAX)
+        Self::sqlite()
     }
 }
 
 impl Schema {
+    /// This binary's on SQLite.
+    pub fn sqlite() -> Self {
+        Self::new(sqlx::migrate!("migrations/sqlite"), SCHEMA_MIN..=SCHEMA_MAX)
+    }
+
+    /// This binary's on PostgreSQL: the same numbers and tables.
+    pub fn postgres() -> Self {
+        Self::new(sqlx::migrate!("migrations/postgres"), SCHEMA_MIN..=SCHEMA_MAX)
+    }
+
     /// These migrations, accepting this range of versions.
     pub fn new(mut migrator: Migrator, accepted: RangeInclusive<i64>) -> Self {
-        migrator.set_ignore_missing(true);
+        migrator.set_ignore_missing(true).set_locking(false);
         Self { migrator, accepted }
     }
 
@@ -98,7 +113,57 @@ impl Schema {
         applied
     }
 
-    async fn up_on(&self, conn: &mut SqliteConnection) -> Result<Vec<Step>, OpenError> {
+    /// As [`Schema::status`], of the database of a server.
+    ///
+    /// # Errors
+    /// When it cannot be reached or read.
+    pub async fn status_of_server(&self, server: &Server) -> Result<Vec<Step>, OpenError> {
+        let mut conn = reach(server, Use::Read).await?;
+        let steps = self.steps(&mut conn).await?;
+        conn.close().await?;
+        Ok(steps)
+    }
+
+    /// As [`Schema::up`], in the database of a server. Each migration is one transaction; one that does not get its locks
+    /// within a second is tried again, so that those who trade are not held up behind it.
+    ///
+    /// # Errors
+    /// As [`Schema::up`].
+    pub async fn up_on_server(&self, server: &Server) -> Result<Vec<Step>, OpenError> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match self.try_up_on_server(server).await {
+                Err(OpenError::Locked(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_POLL.mul_f64(rand::random_range(1.0..10.0))).await;
+                }
+                Err(OpenError::Locked(_)) => return Err(OpenError::Locked(server.to_string().into())),
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_up_on_server(&self, server: &Server) -> Result<Vec<Step>, OpenError> {
+        let mut conn = reach(server, Use::Migrate).await?;
+        check_server(&mut conn, server).await?;
+        // The session holds it, and so loses it with its end, however it ends.
+        let locked: bool =
+            sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(ADVISORY_LOCK).fetch_one(&mut conn).await?;
+        if !locked {
+            return Err(OpenError::Locked(server.to_string().into()));
+        }
+        let applied = self.up_on(&mut conn).await;
+        conn.close().await?;
+        applied
+    }
+
+    /// Whether this binary works on the schema of a server's database.
+    pub(super) async fn check_server(&self, server: &Server) -> Result<(), OpenError> {
+        let mut conn = reach(server, Use::Read).await?;
+        self.check(&mut conn).await?;
+        Ok(conn.close().await?)
+    }
+
+    async fn up_on(&self, conn: &mut impl Ledger) -> Result<Vec<Step>, OpenError> {
         let pending: Vec<Step> =
             self.steps(conn).await?.into_iter().filter(|step| step.state == State::Pending).collect();
         match self.check(conn).await {
@@ -112,7 +177,7 @@ impl Schema {
     }
 
     /// Whether this binary works on the database's schema.
-    pub(super) async fn check(&self, conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    pub(super) async fn check(&self, conn: &mut impl Ledger) -> Result<(), OpenError> {
         let steps = self.steps(conn).await?;
         if let Some(step) = steps.iter().find(|step| step.state == State::Altered) {
             return Err(OpenError::Altered { version: step.version });
@@ -128,12 +193,8 @@ impl Schema {
         }
     }
 
-    async fn steps(&self, conn: &mut SqliteConnection) -> Result<Vec<Step>, OpenError> {
-        let has_table: bool = sqlx::query_scalar("SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?")
-            .bind(TABLE)
-            .fetch_one(&mut *conn)
-            .await?;
-        let applied = if has_table { conn.list_applied_migrations(TABLE).await? } else { Vec::new() };
+    async fn steps(&self, conn: &mut impl Ledger) -> Result<Vec<Step>, OpenError> {
+        let applied = if conn.exists().await? { conn.list_applied_migrations(TABLE).await? } else { Vec::new() };
         let mut steps: Vec<Step> = self
             .migrator
             .iter()
@@ -166,6 +227,25 @@ impl Schema {
     }
 }
 
+/// The table of what was applied.
+pub(super) trait Ledger: Migrate + Send {
+    /// Whether it is there; otherwise nothing was applied.
+    fn exists(&mut self) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+}
+
+impl Ledger for SqliteConnection {
+    async fn exists(&mut self) -> Result<bool, sqlx::Error> {
+        let count = "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?";
+        sqlx::query_scalar(count).bind(TABLE).fetch_one(self).await
+    }
+}
+
+impl Ledger for PgConnection {
+    async fn exists(&mut self) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(TABLE).fetch_one(self).await
+    }
+}
+
 impl From<MigrateError> for OpenError {
     fn from(error: MigrateError) -> Self {
         match error {
@@ -190,11 +270,11 @@ impl MigrationLock {
             .mode(0o600)
             .open(&path)
             .map_err(|error| OpenError::NotWritable { path: path.clone(), detail: error.to_string() })?;
-        let deadline = tokio::time::Instant::now() + LOCK_WAIT;
+        let deadline = Instant::now() + LOCK_WAIT;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self(file)),
-                Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     tokio::time::sleep(LOCK_POLL).await;
                 }
                 Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(path)),

@@ -4,8 +4,12 @@
 //! they carry to the other tables, in one transaction, after it has checked the lease inside that transaction. Commits of
 //! several accounts that wait at the same time share one transaction (group commit); no timer delays a lone one.
 
+mod batch;
 pub mod migrate;
+pub mod postgres;
+mod read;
 pub mod sqlite;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -286,4 +290,30 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn ping(&self) -> Result<(), StoreError>;
     /// Waits for the commits that were accepted, checkpoints, and closes. Later calls answer `Closed`.
     async fn close(&self);
+}
+
+/// How long a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bounds a read.
+async fn bounded<T>(read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    tokio::time::timeout(READ_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))))
+}
+
+/// Errors of statements that are no commit, of either database.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return StoreError::Closed;
+        }
+        if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
+            return StoreError::Corrupt(error.to_string());
+        }
+        match error.as_database_error().and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()) {
+            Some(refusal) => postgres::store_error(refusal),
+            None => sqlite::store_error(&error),
+        }
+    }
 }

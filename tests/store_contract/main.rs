@@ -12,10 +12,16 @@
     reason = "tests"
 )]
 
+#[path = "../support/postgres.rs"]
+pub(crate) mod postgres_server;
+#[path = "../support/proxy.rs"]
+pub(crate) mod proxy;
+
 mod audit;
 mod data;
 mod findings;
 mod fold;
+mod postgres;
 mod sim;
 mod sqlite;
 mod suite;

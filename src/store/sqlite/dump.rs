@@ -14,7 +14,7 @@ use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
-use super::read::{self, Columns, Read};
+use crate::store::read::{self, Columns, Read};
 use crate::store::{Account, StoreError, StoredFill};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -128,13 +128,9 @@ impl Dump {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let mut row = Columns::of(row);
-            each(StoredEvent {
-                account: AccountId(row.integer()?),
-                seq: Seq(row.integer()?),
-                at: row.time()?,
-                kind: row.text()?,
-                payload: row.text()?,
-            })?;
+            let (account, seq, at) = (AccountId(row.integer()?), Seq(row.integer()?), row.time()?);
+            let (kind, payload) = (row.text()?, row.text()?);
+            each(StoredEvent { account, seq, at, kind: &kind, payload: &payload })?;
         }
         Ok(())
     }

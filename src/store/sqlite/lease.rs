@@ -10,14 +10,10 @@ use sqlx::{Row as _, SqliteConnection};
 use trading::ids::{AccountId, Epoch};
 use trading::time::Timestamp;
 
+use crate::store::batch::{lease_name, name_of};
 use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
-
-/// The name of an account's lease.
-pub(super) fn name(account: AccountId) -> String {
-    format!("account/{account}")
-}
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
@@ -54,7 +50,7 @@ pub(super) async fn acquire(
             OR held.expires_at <= CAST(unixepoch('subsec') * 1000000 AS INTEGER)
          RETURNING epoch",
     )
-    .bind(name(account))
+    .bind(lease_name(account))
     .bind(owner.as_ref())
     .bind(micros(ttl))
     .bind(predecessor_is_dead)
@@ -67,7 +63,7 @@ pub(super) async fn acquire(
     let holder = sqlx::query(
         "SELECT owner, expires_at - CAST(unixepoch('subsec') * 1000000 AS INTEGER) FROM hg_trading_lease WHERE name = ?",
     )
-    .bind(name(account))
+    .bind(lease_name(account))
     .fetch_one(conn)
     .await?;
     let remaining = Duration::from_micros(u64::try_from(holder.try_get::<i64, _>(1)?).unwrap_or(0));
@@ -81,7 +77,7 @@ pub(super) async fn renew(conn: &mut SqliteConnection, lease: Lease, ttl: Durati
          WHERE name = ?1 AND owner = ?2 AND epoch = ?3
            AND expires_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
     )
-    .bind(name(lease.account))
+    .bind(lease_name(lease.account))
     .bind(lease.owner.as_ref())
     .bind(lease.epoch.0)
     .bind(micros(ttl))
@@ -93,7 +89,7 @@ pub(super) async fn renew(conn: &mut SqliteConnection, lease: Lease, ttl: Durati
 /// Whether the lease was this owner's to give up. The row stays, for its epoch.
 pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bool> {
     let done = sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = ?1 AND owner = ?2 AND epoch = ?3")
-        .bind(name(lease.account))
+        .bind(lease_name(lease.account))
         .bind(lease.owner.as_ref())
         .bind(lease.epoch.0)
         .execute(conn)
@@ -102,7 +98,7 @@ pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bo
 }
 
 pub(super) async fn add_api_key(conn: &mut SqliteConnection, key: ApiKey) -> Sql<()> {
-    let role = super::rows::name_of(&key.role)?;
+    let role = name_of(&key.role)?;
     sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, role, created_at) VALUES (?, ?, ?, ?, ?)")
         .bind(key.id)
         .bind(key.name)

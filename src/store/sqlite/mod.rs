@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::SqlitePool;
-use tokio::sync::{mpsc, oneshot};
+use futures_util::future::BoxFuture;
+use sqlx::{SqliteConnection, SqlitePool};
 use trading::command::Record;
 use trading::engine::Snapshot;
 use trading::event::Recorded;
@@ -42,17 +42,16 @@ pub use witness::SqliteWitness;
 pub use writer::Writer;
 
 pub(super) use open::connect_options;
+pub(super) use writer::store_error;
 
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
     Store, StoreError, StoredFill,
 };
-use writer::{Job, Task};
+use super::read as common;
+use super::writer::{COMMIT_TIMEOUT, Jobs};
+use super::bounded;
 
-/// How long a read may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a caller waits for its commit. The commit may still happen after that.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -60,7 +59,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs<SqliteConnection>,
     broken: Arc<AtomicBool>,
 }
 
@@ -72,7 +71,7 @@ impl SqliteStore {
     pub async fn open(path: &Path, options: OpenOptions) -> Result<(Self, Writer), OpenError> {
         let (lock, conn, readers) = open::open(path, &options).await?;
         let broken = Arc::new(AtomicBool::new(false));
-        let (jobs, queue) = mpsc::channel(options.queue);
+        let (jobs, queue) = Jobs::new(options.queue, writer::is_io_error);
         let writer = Writer::new(lock, conn, queue, Arc::clone(&broken));
         Ok((Self { readers, jobs, broken }, writer))
     }
@@ -86,48 +85,19 @@ impl SqliteStore {
     async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(
-                &'c mut sqlx::SqliteConnection,
-            ) -> futures_util::future::BoxFuture<'c, Result<T, sqlx::Error>>
-            + Send
-            + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let task: Task = Box::new(move |conn| {
-            Box::pin(async move {
-                let result = work(conn).await;
-                let failure = result.as_ref().err().map(writer::is_io_error);
-                // The caller may have given up.
-                let _gone = reply.send(result);
-                failure.unwrap_or(false)
-            })
-        });
-        if self.broken.load(Ordering::Acquire) {
+        if self.is_broken() {
             return Err(StoreError::Unavailable(writer::BROKEN.into()));
         }
-        self.jobs.send_timeout(Job::Task(task), COMMIT_TIMEOUT).await.map_err(|error| match error {
-            mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
-            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Unavailable("the writer is busy".into()),
-        })?;
-        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
-            Ok(Ok(result)) => result.map_err(StoreError::from),
-            Ok(Err(_)) => Err(StoreError::Closed),
-            Err(_) => Err(StoreError::Unavailable("the writer did not answer".into())),
-        }
+        self.jobs.write(work).await
     }
-}
-
-/// Bounds a read.
-async fn bounded<T>(read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
-    tokio::time::timeout(READ_TIMEOUT, read)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))))
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn ensure_account(&self, venue: &str, label: &str) -> Result<Account, StoreError> {
-        if let Some(account) = bounded(read::account(&self.readers, label)).await? {
+        if let Some(account) = bounded(common::account(&mut &self.readers, label)).await? {
             return Ok(account);
         }
         let (venue, label) = (venue.to_owned(), label.to_owned());
@@ -135,7 +105,7 @@ impl Store for SqliteStore {
     }
 
     async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
-        bounded(read::accounts(&self.readers)).await
+        bounded(common::accounts(&mut &self.readers)).await
     }
 
     async fn acquire_lease(
@@ -169,60 +139,47 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
-        rows::check_shape(&commit)?;
-        if commit.events.is_empty() {
-            return Ok(());
-        }
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send_timeout(Job::Commit(commit, reply), COMMIT_TIMEOUT).await.map_err(|error| match error {
-            mpsc::error::SendTimeoutError::Closed(_) => CommitError::Closed,
-            mpsc::error::SendTimeoutError::Timeout(_) => CommitError::Unknown("the writer is busy".into()),
-        })?;
-        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(CommitError::Unknown("the writer ended".into())),
-            Err(_) => Err(CommitError::Unknown(format!("no answer within {COMMIT_TIMEOUT:?}"))),
-        }
+        self.jobs.commit(commit).await
     }
 
     async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError> {
-        bounded(read::command(&self.readers, source, dedup_key)).await
+        bounded(common::command(&mut &self.readers, source, dedup_key)).await
     }
 
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
-        bounded(read::robots(&self.readers, account)).await
+        bounded(common::robots(&mut &self.readers, account)).await
     }
 
     async fn robot(&self, robot: RobotId) -> Result<Option<Robot>, StoreError> {
-        bounded(read::robot(&self.readers, robot)).await
+        bounded(common::robot(&mut &self.readers, robot)).await
     }
 
     async fn order(&self, client_id: &ClientOrderId) -> Result<Option<Order>, StoreError> {
-        bounded(read::order(&self.readers, client_id)).await
+        bounded(common::order(&mut &self.readers, client_id)).await
     }
 
     async fn orders(&self, filter: &OrderFilter) -> Result<Vec<Order>, StoreError> {
-        bounded(read::orders(&self.readers, filter)).await
+        bounded(common::orders(&mut &self.readers, filter)).await
     }
 
     async fn fills(&self, filter: &FillFilter) -> Result<Vec<StoredFill>, StoreError> {
-        bounded(read::fills(&self.readers, filter)).await
+        bounded(common::fills(&mut &self.readers, filter)).await
     }
 
     async fn positions(&self, account: Option<AccountId>) -> Result<Vec<Position>, StoreError> {
-        bounded(read::positions(&self.readers, account)).await
+        bounded(common::positions(&mut &self.readers, account)).await
     }
 
     async fn balances(&self, account: AccountId) -> Result<Vec<Balance>, StoreError> {
-        bounded(read::balances(&self.readers, account)).await
+        bounded(common::balances(&mut &self.readers, account)).await
     }
 
     async fn events(&self, account: AccountId, since: Seq, limit: u32) -> Result<Vec<Recorded>, StoreError> {
-        bounded(read::events(&self.readers, account, since, limit)).await
+        bounded(common::events(&mut &self.readers, account, since, limit)).await
     }
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
-        bounded(read::head(&self.readers, account)).await
+        bounded(common::head(&mut &self.readers, account)).await
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
@@ -231,11 +188,11 @@ impl Store for SqliteStore {
     }
 
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        bounded(read::api_keys(&self.readers)).await
+        bounded(common::api_keys(&mut &self.readers)).await
     }
 
     async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError> {
-        bounded(read::api_key(&self.readers, hash)).await
+        bounded(common::api_key(&mut &self.readers, hash)).await
     }
 
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
@@ -244,7 +201,7 @@ impl Store for SqliteStore {
     }
 
     async fn has_api_keys(&self) -> Result<bool, StoreError> {
-        bounded(read::has_api_keys(&self.readers)).await
+        bounded(common::has_api_keys(&mut &self.readers)).await
     }
 
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
@@ -270,11 +227,7 @@ impl Store for SqliteStore {
         let close = async {
             // Readers first: a checkpoint cannot truncate the log while one is open.
             self.readers.close().await;
-            let (reply, answer) = oneshot::channel();
-            if self.jobs.send(Job::Close(reply)).await.is_ok() {
-                // An error means that the writer has ended already.
-                let _ended = answer.await;
-            }
+            self.jobs.close().await;
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
             tracing::warn!("the store did not close within {CLOSE_TIMEOUT:?}; its log is replayed at the next start");

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
 
@@ -76,6 +77,24 @@ pub enum OpenError {
     /// The disk is full.
     #[error("the disk is full")]
     Full,
+    /// The database's server does not answer, or does not let us in.
+    #[error("{server} cannot be reached: {detail}")]
+    Unreachable {
+        /// Without its password.
+        server: String,
+        /// The system's or the server's words.
+        detail: String,
+    },
+    /// The database's server is not to be trusted with orders as it is set.
+    #[error("{server}: {problem}; {remedy}")]
+    Unsuitable {
+        /// Without its password.
+        server: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
     /// Anything else that the database says.
     #[error("the database: {0}")]
     Database(String),
@@ -85,6 +104,14 @@ impl From<sqlx::Error> for OpenError {
     fn from(error: sqlx::Error) -> Self {
         let path = PathBuf::from("the database");
         let detail = error.to_string();
+        if let Some(refusal) = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>()) {
+            return match refusal.code() {
+                // A lock was not to be had in time, or a statement took too long behind one.
+                "55P03" | "57014" => OpenError::Locked(path),
+                "53100" => OpenError::Full,
+                _ => OpenError::Database(detail),
+            };
+        }
         match primary_code(&error) {
             Some(5 | 6) => OpenError::Locked(path),
             Some(3 | 8 | 14 | 23) => OpenError::NotWritable { path, detail },
@@ -123,7 +150,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { migrate: true, schema: Schema::default(), queue: 1024, max_pages: None }
+        Self { migrate: true, schema: Schema::sqlite(), queue: 1024, max_pages: None }
     }
 }
 

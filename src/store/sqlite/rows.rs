@@ -1,189 +1,10 @@
-//! What a transaction writes: the last image of each key, as one JSON array a table.
+//! The statements and the parameters of a transaction.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
-use serde::Serialize;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteArguments;
-use trading::command::{Outcome, Record, Wish};
-use trading::event::{Event, Recorded};
-use trading::exchange::{Fill, OrderKind};
-use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
-use trading::market::{Asset, Symbol};
-use trading::order::Order;
-use trading::position::{Balance, Position};
-use trading::robot::{Robot, StrategyState};
 
-use super::{lease, sql};
-use crate::store::{Commit, CommitError, Lease};
-
-/// Refuses what no database needs to be asked about: gaps within the commit, and rows of another account.
-pub(super) fn check_shape(commit: &Commit) -> Result<(), CommitError> {
-    let account = commit.lease.account;
-    let conflict = |detail: &str| Err(CommitError::Conflict { account, detail: detail.into() });
-    if !commit.events.iter().zip(commit.events.iter().skip(1)).all(|(a, b)| a.seq.0.checked_add(1) == Some(b.seq.0)) {
-        return conflict("the events are not numbered consecutively");
-    }
-    let foreign = commit.events.iter().any(|recorded| match &recorded.event {
-        Event::Order(order) => order.account != account || order.robot.account() != account,
-        Event::Robot(robot) => robot.account != account || robot.id.account() != account,
-        Event::Strategy { robot, .. } => robot.account() != account,
-        Event::Fill { position, .. } => position.robot.account() != account,
-        _ => false,
-    });
-    if foreign { conflict("an event is about another account") } else { Ok(()) }
-}
-
-/// What one transaction writes.
-#[derive(Default)]
-pub(super) struct Batch<'a> {
-    accounts: BTreeMap<AccountId, Span<'a>>,
-    robots: BTreeMap<RobotId, &'a Robot>,
-    states: BTreeMap<RobotId, (Seq, &'a StrategyState)>,
-    signals: Vec<(AccountId, &'a Record)>,
-    orders: BTreeMap<(AccountId, &'a ClientOrderId), &'a Order>,
-    fills: Vec<(AccountId, RobotId, &'a Fill)>,
-    positions: BTreeMap<(RobotId, &'a Symbol), &'a Position>,
-    balances: BTreeMap<(AccountId, &'a Asset), &'a Balance>,
-    events: Vec<(AccountId, &'a Recorded)>,
-}
-
-struct Span<'a> {
-    lease: &'a Lease,
-    first: i64,
-    next: i64,
-}
-
-/// The commits do not fit into one transaction; each alone may.
-#[derive(Debug)]
-pub(super) struct Misfit(pub(super) &'static str);
-
-impl<'a> Batch<'a> {
-    /// Merges commits.
-    pub(super) fn of(commits: impl Iterator<Item = &'a Commit>) -> Result<Self, Misfit> {
-        let mut batch = Self::default();
-        for commit in commits {
-            batch.add(commit)?;
-        }
-        Ok(batch)
-    }
-
-    fn add(&mut self, commit: &'a Commit) -> Result<(), Misfit> {
-        let (Some(first), Some(last)) = (commit.events.first(), commit.events.last()) else { return Ok(()) };
-        let account = commit.lease.account;
-        let next = last.seq.0.saturating_add(1);
-        match self.accounts.entry(account) {
-            Entry::Vacant(entry) => {
-                entry.insert(Span { lease: &commit.lease, first: first.seq.0, next });
-            }
-            Entry::Occupied(mut entry) => {
-                let span = entry.get_mut();
-                if span.next != first.seq.0 || *span.lease != commit.lease {
-                    return Err(Misfit("the events do not continue those before them"));
-                }
-                span.next = next;
-            }
-        }
-        commit.events.iter().try_for_each(|recorded| self.add_event(account, recorded))
-    }
-
-    fn add_event(&mut self, account: AccountId, recorded: &'a Recorded) -> Result<(), Misfit> {
-        self.events.push((account, recorded));
-        match &recorded.event {
-            Event::Command(record) => self.signals.push((account, record)),
-            Event::Robot(robot) => newer(&mut self.robots, robot.id, robot, |robot| robot.version)?,
-            Event::Strategy { robot, state } => {
-                self.states.insert(*robot, (recorded.seq, state));
-            }
-            Event::Order(order) => {
-                newer(&mut self.orders, (account, &order.client_id), order, |order| order.version)?;
-            }
-            Event::Fill { fill, position, balances } => {
-                self.fills.push((account, position.robot, fill));
-                newer(&mut self.positions, (position.robot, &position.symbol), position, |row| row.version)?;
-                for balance in balances {
-                    newer(&mut self.balances, (account, &balance.asset), balance, |row| row.version)?;
-                }
-            }
-            Event::Opening(balance) => {
-                newer(&mut self.balances, (account, &balance.asset), balance, |row| row.version)?;
-            }
-            Event::Alarm { .. } | Event::Started { .. } | Event::Stopped { .. } => {}
-        }
-        Ok(())
-    }
-
-    /// The text and the parameters of the transaction.
-    pub(super) fn to_statement(&self) -> Result<Statement, serde_json::Error> {
-        let mut to = Statement { text: sql::BEGIN.to_owned(), arguments: Vec::new() };
-        to.table(sql::GUARD, false, &self.accounts, |row, (account, span)| {
-            row.put(&lease::name(*account))?;
-            row.put(&span.lease.owner)?;
-            row.put(&span.lease.epoch)?;
-            row.put(account)?;
-            row.put(&span.first)
-        })?;
-        to.table(sql::ROBOTS, true, self.robots.values(), |row, robot| put_robot(row, robot))?;
-        to.table(sql::STATES, true, &self.states, |row, (robot, (seq, state))| {
-            row.put(robot)?;
-            row.put(&robot.account())?;
-            row.put(state)?;
-            row.put(seq)
-        })?;
-        to.table(sql::SIGNALS, false, &self.signals, |row, (account, record)| put_record(row, *account, record))?;
-        to.table(sql::ORDERS, true, self.orders.values(), |row, order| put_order(row, order))?;
-        to.table(sql::FILLS, false, &self.fills, |row, (account, robot, fill)| put_fill(row, *account, *robot, fill))?;
-        to.table(sql::POSITIONS, true, self.positions.values(), |row, position| put_position(row, position))?;
-        to.table(sql::BALANCES, true, &self.balances, |row, ((account, _), balance)| {
-            row.put(account)?;
-            row.put(&balance.asset)?;
-            row.put(&balance.total)?;
-            row.put(&balance.opening)?;
-            row.put(&balance.version)
-        })?;
-        self.put_events(&mut to)?;
-        to.text.push_str(sql::COMMIT);
-        Ok(to)
-    }
-
-    fn put_events(&self, to: &mut Statement) -> Result<(), serde_json::Error> {
-        let mut payloads = Vec::with_capacity(self.events.len() * 512);
-        let mut ends = Vec::with_capacity(self.events.len());
-        for (_, recorded) in &self.events {
-            serde_json::to_writer(&mut payloads, &recorded.event)?;
-            ends.push(payloads.len());
-        }
-        to.arguments.push(Argument::Blob(payloads));
-        let mut start = 0;
-        to.table(sql::EVENTS, false, self.events.iter().zip(ends), |row, ((account, recorded), end)| {
-            row.put(account)?;
-            row.put(&recorded.seq)?;
-            row.put(&recorded.at)?;
-            row.put(recorded.event.kind())?;
-            row.put(&(start + 1))?;
-            row.put(&(end - start))?;
-            start = end;
-            Ok(())
-        })
-    }
-}
-
-/// Keeps the newer image of a key. Within a transaction versions must grow as they must in the table.
-fn newer<K: Ord, T>(images: &mut BTreeMap<K, T>, key: K, image: T, version: impl Fn(&T) -> i64) -> Result<(), Misfit> {
-    match images.entry(key) {
-        Entry::Vacant(entry) => {
-            entry.insert(image);
-        }
-        Entry::Occupied(mut entry) => {
-            if version(&image) <= version(entry.get()) {
-                return Err(Misfit("an image is not newer than the one before it"));
-            }
-            entry.insert(image);
-        }
-    }
-    Ok(())
-}
+use super::sql;
+use crate::store::batch::{self, Batch, Rows};
 
 /// A text of several statements, with the parameters of all of them.
 pub(super) struct Statement {
@@ -198,34 +19,59 @@ enum Argument {
 }
 
 impl Statement {
+    /// The text and the parameters of the transaction.
+    pub(super) fn of(batch: &Batch<'_>) -> Result<Self, serde_json::Error> {
+        let mut to = Self { text: sql::BEGIN.to_owned(), arguments: Vec::new() };
+        let tables = batch.tables()?;
+        for (sql, all_newer, rows) in [
+            (sql::GUARD, false, tables.guard),
+            (sql::ROBOTS, true, tables.robots),
+            (sql::STATES, true, tables.states),
+            (sql::SIGNALS, false, tables.signals),
+            (sql::ORDERS, true, tables.orders),
+            (sql::FILLS, false, tables.fills),
+            (sql::POSITIONS, true, tables.positions),
+            (sql::BALANCES, true, tables.balances),
+        ] {
+            to.table(sql, all_newer, rows);
+        }
+        to.events(batch)?;
+        to.text.push_str(sql::COMMIT);
+        Ok(to)
+    }
+
     /// Adds one table's rows, if there are any.
-    fn table<T>(
-        &mut self,
-        sql: &str,
-        all_newer: bool,
-        rows: impl IntoIterator<Item = T>,
-        mut put: impl FnMut(&mut Row<'_>, T) -> Result<(), serde_json::Error>,
-    ) -> Result<(), serde_json::Error> {
-        let mut json = Vec::with_capacity(256);
-        let mut count = 0_i64;
-        for row in rows {
-            json.push(if count == 0 { b'[' } else { b',' });
-            json.push(b'[');
-            put(&mut Row { json: &mut json, first: true }, row)?;
-            json.push(b']');
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        json.push(b']');
-        let json = String::from_utf8(json).map_err(serde::ser::Error::custom)?;
+    fn table(&mut self, sql: &str, all_newer: bool, rows: Option<Rows>) {
+        let Some(Rows { json, count }) = rows else { return };
         self.text.push_str(sql);
         self.arguments.push(Argument::Text(json));
         if all_newer {
             self.text.push_str(sql::ALL_NEWER);
             self.arguments.push(Argument::Number(count));
         }
+    }
+
+    fn events(&mut self, batch: &Batch<'_>) -> Result<(), serde_json::Error> {
+        let events = batch.events();
+        let mut payloads = Vec::with_capacity(events.len() * 512);
+        let mut ends = Vec::with_capacity(events.len());
+        for (_, recorded) in events {
+            serde_json::to_writer(&mut payloads, &recorded.event)?;
+            ends.push(payloads.len());
+        }
+        self.arguments.push(Argument::Blob(payloads));
+        let mut start = 0;
+        let rows = batch::table(events.iter().zip(ends), |row, ((account, recorded), end)| {
+            row.put(account)?;
+            row.put(&recorded.seq)?;
+            row.put(&recorded.at)?;
+            row.put(recorded.event.kind())?;
+            row.put(&(start + 1))?;
+            row.put(&(end - start))?;
+            start = end;
+            Ok(())
+        })?;
+        self.table(sql::EVENTS, false, rows);
         Ok(())
     }
 
@@ -237,134 +83,4 @@ impl Statement {
             Argument::Number(number) => query.bind(number),
         })
     }
-}
-
-/// One row as a JSON array, written value by value in the order of its statement's columns.
-struct Row<'a> {
-    json: &'a mut Vec<u8>,
-    first: bool,
-}
-
-impl Row<'_> {
-    fn put<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), serde_json::Error> {
-        if !self.first {
-            self.json.push(b',');
-        }
-        self.first = false;
-        serde_json::to_writer(&mut *self.json, value)
-    }
-}
-
-fn put_robot(row: &mut Row<'_>, robot: &Robot) -> Result<(), serde_json::Error> {
-    row.put(&robot.id)?;
-    row.put(&robot.account)?;
-    row.put(&robot.name)?;
-    row.put(robot.config.kind())?;
-    row.put(&robot.symbol)?;
-    row.put(&robot.config)?;
-    row.put(&robot.limits)?;
-    row.put(&robot.desired)?;
-    row.put(&robot.run)?;
-    row.put(&robot.reason)?;
-    row.put(&robot.stop_policy)?;
-    row.put(&robot.decision_seq)?;
-    row.put(&robot.webhook_hash)?;
-    row.put(&robot.created_at)?;
-    row.put(&robot.version)
-}
-
-fn put_record(row: &mut Row<'_>, account: AccountId, record: &Record) -> Result<(), serde_json::Error> {
-    let (robot, expires_at) = match &record.command.wish {
-        Wish::Signal(signal) => (Some(signal.robot), signal.expires_at),
-        Wish::StartRobot { robot } | Wish::StopRobot { robot, .. } | Wish::HaltRobot { robot, .. } => {
-            (Some(*robot), None)
-        }
-        Wish::CreateRobot(_) | Wish::Kill { .. } | Wish::CancelOrder { .. } => (None, None),
-    };
-    let (robot, outcome) = match &record.outcome {
-        Outcome::Done { robot: about, .. } => (robot.or(*about), "done"),
-        Outcome::Denied { .. } => (robot, "denied"),
-        Outcome::Skipped { .. } => (robot, "skipped"),
-        Outcome::Invalid { .. } => (robot, "invalid"),
-        Outcome::NotFound { .. } => (robot, "not_found"),
-    };
-    row.put(&record.command.source)?;
-    row.put(&record.command.dedup_key)?;
-    row.put(&account)?;
-    row.put(&robot)?;
-    row.put(&record.command.wish)?;
-    row.put(&record.received_at)?;
-    row.put(&expires_at)?;
-    row.put(outcome)?;
-    row.put(&record.outcome)
-}
-
-fn put_order(row: &mut Row<'_>, order: &Order) -> Result<(), serde_json::Error> {
-    let (kind, stop_price) = match order.kind {
-        OrderKind::Market => ("market", None),
-        OrderKind::Limit { .. } => ("limit", None),
-        OrderKind::PostOnly { .. } => ("post_only", None),
-        OrderKind::StopLimit { stop_price, .. } => ("stop_limit", Some(stop_price)),
-    };
-    row.put(&order.client_id)?;
-    row.put(&order.account)?;
-    row.put(&order.robot)?;
-    row.put(&order.key.decision)?;
-    row.put(&order.key.leg)?;
-    row.put(&order.generation)?;
-    row.put(&order.symbol)?;
-    row.put(&order.side)?;
-    row.put(kind)?;
-    row.put(&order.kind.price())?;
-    row.put(&stop_price)?;
-    row.put(&order.tif)?;
-    row.put(&order.qty)?;
-    row.put(order.status.as_str())?;
-    row.put(order.cancel.as_str())?;
-    row.put(&order.attempt)?;
-    row.put(&order.epoch)?;
-    row.put(&order.sent_at)?;
-    row.put(&order.deadline)?;
-    row.put(&order.expires_at)?;
-    row.put(&order.venue_id)?;
-    row.put(&order.filled)?;
-    row.put(&order.filled_quote)?;
-    row.put(&order.reported)?;
-    row.put(&order.reason)?;
-    row.put(&order.created_at)?;
-    row.put(&order.updated_at)?;
-    row.put(&order.version)
-}
-
-fn put_fill(row: &mut Row<'_>, account: AccountId, robot: RobotId, fill: &Fill) -> Result<(), serde_json::Error> {
-    row.put(&account)?;
-    row.put(&robot)?;
-    row.put(&fill.client_id)?;
-    row.put(&fill.venue_id)?;
-    row.put(&fill.symbol)?;
-    row.put(&fill.trade_id)?;
-    row.put(&fill.side)?;
-    row.put(&fill.price)?;
-    row.put(&fill.qty)?;
-    row.put(&fill.fee)?;
-    row.put(&fill.fee_asset)?;
-    row.put(&fill.maker)?;
-    row.put(&fill.at)
-}
-
-fn put_position(row: &mut Row<'_>, position: &Position) -> Result<(), serde_json::Error> {
-    row.put(&position.robot)?;
-    row.put(&position.symbol)?;
-    row.put(&position.robot.account())?;
-    row.put(&position.qty)?;
-    row.put(&position.cost)?;
-    row.put(&position.realized)?;
-    row.put(&position.fees)?;
-    row.put(&position.version)
-}
-
-/// A unit variant's name, as serde writes it.
-pub(super) fn name_of<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
-    let json = serde_json::to_string(value).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    Ok(json.trim_matches('"').to_owned())
 }

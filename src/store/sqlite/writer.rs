@@ -1,127 +1,57 @@
-//! The one writer: takes what waits, merges it, commits it, answers.
+//! SQLite's side of the writer: one transaction as one text, and what its errors mean.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use trading::ids::AccountId;
 
 use super::lock::WriteLock;
-use super::rows::Batch;
+use super::rows::Statement;
 use super::sql;
+use crate::store::batch::Batch;
+use crate::store::writer::{self, Backend, Job, Task};
 use crate::store::{Commit, CommitError, StoreError};
 
-/// A transaction takes no further commit once it has this many events, so that its callers do not wait long.
-const MAX_EVENTS: usize = 4096;
-
 pub(super) const BROKEN: &str = "an earlier write failed in the disk; the store must be opened again";
-
-type Answer = oneshot::Sender<Result<(), CommitError>>;
-/// Work between transactions. Says whether the disk failed.
-pub(super) type Task = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, bool> + Send>;
-
-pub(super) enum Job {
-    Commit(Commit, Answer),
-    Task(Task),
-    Close(oneshot::Sender<()>),
-}
 
 /// The writing half of a [`SqliteStore`](super::SqliteStore). Nothing is written unless [`Writer::run`] runs.
 #[derive(Debug)]
 pub struct Writer {
-    conn: SqliteConnection,
-    queue: mpsc::Receiver<Job>,
-    broken: Arc<AtomicBool>,
-    // The last field, so that the connection is gone before another process may write.
-    lock: WriteLock,
+    file: File,
+    queue: mpsc::Receiver<Job<SqliteConnection>>,
 }
 
 impl Writer {
     pub(super) fn new(
         lock: WriteLock,
         conn: SqliteConnection,
-        queue: mpsc::Receiver<Job>,
+        queue: mpsc::Receiver<Job<SqliteConnection>>,
         broken: Arc<AtomicBool>,
     ) -> Self {
-        Self { conn, queue, broken, lock }
+        Self { file: File { conn, broken, lock }, queue }
     }
 
     /// Writes until the store is closed or dropped; then checkpoints. Track this future: when it ends, all is written.
     ///
     /// Cancel safety: none. Dropping it leaves the commits in hand unanswered; they may or may not have been written.
-    pub async fn run(mut self) {
-        let mut closers = Vec::new();
-        let mut put_back = None;
-        loop {
-            let job = match put_back.take() {
-                Some(job) => job,
-                None => match self.queue.recv().await {
-                    Some(job) => job,
-                    None => break,
-                },
-            };
-            match job {
-                Job::Commit(commit, answer) => {
-                    // Lets callers that are ready to commit do so: not a wait, only their turn.
-                    tokio::task::yield_now().await;
-                    put_back = self.commit_waiting(commit, answer).await;
-                }
-                // Dropping a task tells its caller that nothing was done.
-                Job::Task(_) if self.is_broken() => {}
-                Job::Task(task) => {
-                    if task(&mut self.conn).await {
-                        self.set_broken("a small write");
-                    }
-                }
-                Job::Close(reply) => {
-                    // What was accepted before is still received.
-                    self.queue.close();
-                    closers.push(reply);
-                }
-            }
-        }
-        self.end().await;
-        for reply in closers {
-            // The closer may have stopped waiting.
-            let _gone = reply.send(());
-        }
+    pub async fn run(self) {
+        writer::run(self.file, self.queue).await;
     }
+}
 
-    /// Commits this one and those that wait behind it. Returns the first job that is no commit.
-    async fn commit_waiting(&mut self, commit: Commit, answer: Answer) -> Option<Job> {
-        let mut events = commit.events.len();
-        let mut commits = vec![commit];
-        let mut answers = vec![answer];
-        let mut other = None;
-        while events < MAX_EVENTS {
-            match self.queue.try_recv() {
-                Ok(Job::Commit(commit, answer)) => {
-                    events += commit.events.len();
-                    commits.push(commit);
-                    answers.push(answer);
-                }
-                Ok(job) => {
-                    other = Some(job);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        let merged = self.commit(&commits).await;
-        if let ([_, _, ..], Err(_)) = (commits.as_slice(), &merged) {
-            for (commit, answer) in commits.iter().zip(answers) {
-                let result = self.commit(std::slice::from_ref(commit)).await;
-                let _gone = answer.send(result);
-            }
-        } else {
-            for answer in answers {
-                let _gone = answer.send(merged.clone());
-            }
-        }
-        other
-    }
+/// The database, open for writing.
+#[derive(Debug)]
+struct File {
+    conn: SqliteConnection,
+    broken: Arc<AtomicBool>,
+    // The last field, so that the connection is gone before another process may write.
+    lock: WriteLock,
+}
+
+impl Backend for File {
+    type Conn = SqliteConnection;
 
     async fn commit(&mut self, commits: &[Commit]) -> Result<(), CommitError> {
         let Some(account) = commits.first().map(|commit| commit.lease.account) else { return Ok(()) };
@@ -129,10 +59,8 @@ impl Writer {
             return Err(CommitError::Unknown(BROKEN.into()));
         }
         let conflict = |detail: String| CommitError::Conflict { account, detail };
-        let statement = Batch::of(commits.iter())
-            .map_err(|misfit| conflict(misfit.0.into()))?
-            .to_statement()
-            .map_err(|error| conflict(error.to_string()))?;
+        let batch = Batch::of(commits.iter()).map_err(|misfit| conflict(misfit.0.into()))?;
+        let statement = Statement::of(&batch).map_err(|error| conflict(error.to_string()))?;
         let Err(error) = statement.into_query().execute(&mut self.conn).await else { return Ok(()) };
         // Many errors have undone the transaction already; then this fails and says nothing.
         let undone = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
@@ -140,6 +68,12 @@ impl Writer {
             self.set_broken(&error.to_string());
         }
         Err(classify(&error, account))
+    }
+
+    async fn perform(&mut self, task: Task<SqliteConnection>) {
+        if !self.is_broken() && task(&mut self.conn).await {
+            self.set_broken("a small write");
+        }
     }
 
     async fn end(mut self) {
@@ -154,7 +88,9 @@ impl Writer {
         }
         drop(self.lock);
     }
+}
 
+impl File {
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
@@ -195,15 +131,10 @@ fn classify(error: &sqlx::Error, account: AccountId) -> CommitError {
     }
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match (&error, primary_code(&error)) {
-            (sqlx::Error::PoolClosed, _) => StoreError::Closed,
-            (_, Some(13)) => StoreError::Full,
-            (_, Some(11 | 19 | 26)) | (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => {
-                StoreError::Corrupt(error.to_string())
-            }
-            _ => StoreError::Unavailable(error.to_string()),
-        }
+pub(in crate::store) fn store_error(error: &sqlx::Error) -> StoreError {
+    match primary_code(error) {
+        Some(13) => StoreError::Full,
+        Some(11 | 19 | 26) => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Unavailable(error.to_string()),
     }
 }

@@ -1,0 +1,158 @@
+//! Leases and the other small writes. Times are the database's clock, in microseconds.
+//!
+//! Other instances write at the same time: each of these is one statement, or takes its locks first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, Row as _};
+use trading::ids::{AccountId, Epoch};
+use trading::time::Timestamp;
+
+use super::text::{escape, unescape};
+use crate::store::batch::{lease_name, name_of};
+use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
+
+type Sql<T> = Result<T, sqlx::Error>;
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
+}
+
+pub(super) async fn ensure_account(conn: &mut PgConnection, venue: String, label: String) -> Sql<Account> {
+    // `DO UPDATE` changes nothing, but returns the row that is there.
+    let row = sqlx::query(
+        "INSERT INTO hg_trading_account (venue, label) VALUES ($1, $2)
+         ON CONFLICT (label) DO UPDATE SET label = excluded.label RETURNING id, venue",
+    )
+    .bind(escape(&venue))
+    .bind(escape(&label))
+    .fetch_all(conn)
+    .await?
+    .pop()
+    .ok_or(sqlx::Error::RowNotFound)?;
+    Ok(Account { id: AccountId(row.try_get(0)?), venue: unescape(row.try_get(1)?).into_owned(), label })
+}
+
+pub(super) async fn acquire(
+    conn: &mut PgConnection,
+    account: AccountId,
+    owner: Arc<str>,
+    ttl: Duration,
+    predecessor_is_dead: bool,
+) -> Sql<Result<Lease, LeaseError>> {
+    // Waits for commits of the holder: they lock the row until they have ended.
+    let epoch: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO hg_trading_lease AS held (name, owner, epoch, expires_at)
+         VALUES ($1, $2, 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $3)
+         ON CONFLICT (name) DO UPDATE
+         SET owner = excluded.owner, epoch = held.epoch + 1,
+             expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $3
+         WHERE $4 OR held.owner = excluded.owner
+            OR held.expires_at <= (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+         RETURNING epoch",
+    )
+    .bind(lease_name(account))
+    .bind(owner.as_ref())
+    .bind(micros(ttl))
+    .bind(predecessor_is_dead)
+    .fetch_all(&mut *conn)
+    .await?
+    .pop();
+    if let Some(epoch) = epoch {
+        return Ok(Ok(Lease { account, owner, epoch: Epoch(epoch) }));
+    }
+    let holder = sqlx::query(
+        "SELECT owner, expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+         FROM hg_trading_lease WHERE name = $1",
+    )
+    .bind(lease_name(account))
+    .fetch_one(conn)
+    .await?;
+    let remaining = Duration::from_micros(u64::try_from(holder.try_get::<i64, _>(1)?).unwrap_or(0));
+    Ok(Err(LeaseError::Held { account, owner: holder.try_get(0)?, remaining }))
+}
+
+/// Whether the lease was still held, and so was prolonged.
+pub(super) async fn renew(conn: &mut PgConnection, lease: Lease, ttl: Duration) -> Sql<bool> {
+    let done = sqlx::query(
+        "UPDATE hg_trading_lease SET expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $4
+         WHERE name = $1 AND owner = $2 AND epoch = $3
+           AND expires_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    )
+    .bind(lease_name(lease.account))
+    .bind(lease.owner.as_ref())
+    .bind(lease.epoch.0)
+    .bind(micros(ttl))
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether the lease was this owner's to give up. The row stays, for its epoch.
+pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> {
+    let done =
+        sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
+            .bind(lease_name(lease.account))
+            .bind(lease.owner.as_ref())
+            .bind(lease.epoch.0)
+            .execute(conn)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(super) async fn add_api_key(conn: &mut PgConnection, key: ApiKey) -> Sql<()> {
+    let role = name_of(&key.role)?;
+    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, role, created_at) VALUES ($1, $2, $3, $4, $5)")
+        .bind(escape(&key.id))
+        .bind(escape(&key.name))
+        .bind(escape(&key.hash))
+        .bind(role)
+        .bind(key.created_at.micros())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn revoke_api_key(conn: &mut PgConnection, id: String, at: Timestamp) -> Sql<Revocation> {
+    let id = escape(&id);
+    let mut tx = conn.begin().await?;
+    // Otherwise two instances that revoke two keys at once could each count on the other's.
+    sqlx::query("LOCK TABLE hg_sys_api_key IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+    let done = sqlx::query(
+        "UPDATE hg_sys_api_key SET revoked_at = $2, hash = 'revoked:' || id
+         WHERE id = $1 AND revoked_at IS NULL AND (role <> 'admin' OR EXISTS (
+             SELECT 1 FROM hg_sys_api_key WHERE id <> $1 AND role = 'admin' AND revoked_at IS NULL))",
+    )
+    .bind(&*id)
+    .bind(at.micros())
+    .execute(&mut *tx)
+    .await?;
+    let known: Option<Option<i64>> = sqlx::query_scalar("SELECT revoked_at FROM hg_sys_api_key WHERE id = $1")
+        .bind(&*id)
+        .fetch_optional(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(match known {
+        _ if done.rows_affected() == 1 => Revocation::Revoked,
+        None => Revocation::NotFound,
+        Some(Some(_)) => Revocation::Revoked,
+        Some(None) => Revocation::LastAdmin,
+    })
+}
+
+pub(super) async fn append_audit(conn: &mut PgConnection, entry: AuditEntry) -> Sql<()> {
+    sqlx::query("INSERT INTO hg_sys_audit (at, actor, act, target) VALUES ($1, $2, $3, $4)")
+        .bind(entry.at.micros())
+        .bind(escape(&entry.actor))
+        .bind(escape(&entry.act))
+        .bind(escape(&entry.target))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn takes_writes(conn: &mut PgConnection) -> Sql<bool> {
+    let only_reads = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
+    Ok(!sqlx::query_scalar::<_, bool>(only_reads).fetch_one(conn).await?)
+}

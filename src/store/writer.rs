@@ -1,0 +1,199 @@
+//! The one writer of a store, whichever database: takes what waits, merges it, commits it, answers.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::batch::check_shape;
+use super::{Commit, CommitError, StoreError};
+
+/// A transaction takes no further commit once it has this many events, so that its callers do not wait long.
+const MAX_EVENTS: usize = 4096;
+/// How long a caller waits for its commit. The commit may still happen after that.
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Answer = oneshot::Sender<Result<(), CommitError>>;
+/// Work between transactions. Says whether the connection is of no use any more.
+pub(super) type Task<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, bool> + Send>;
+
+#[expect(clippy::large_enum_variant, reason = "a commit is handed on once")]
+pub(super) enum Job<C> {
+    Commit(Commit, Answer),
+    Task(Task<C>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The connection that writes.
+pub(super) trait Backend: Send {
+    /// What tasks work on.
+    type Conn: Send + 'static;
+
+    /// Writes these commits in one transaction, or nothing.
+    fn commit(&mut self, commits: &[Commit]) -> impl Future<Output = Result<(), CommitError>> + Send;
+    /// Runs the task, or drops it: that tells its caller that nothing was done.
+    fn perform(&mut self, task: Task<Self::Conn>) -> impl Future<Output = ()> + Send;
+    /// Closes the connection.
+    fn end(self) -> impl Future<Output = ()> + Send;
+}
+
+/// The way to the writer. Cheap to clone.
+#[derive(Debug)]
+pub(super) struct Jobs<C> {
+    queue: mpsc::Sender<Job<C>>,
+    /// Whether after this error the connection is of no use any more.
+    is_lost: fn(&sqlx::Error) -> bool,
+}
+
+impl<C> Clone for Jobs<C> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), is_lost: self.is_lost }
+    }
+}
+
+impl<C: Send + 'static> Jobs<C> {
+    /// A queue of this many jobs, and its reading end.
+    pub(super) fn new(room: usize, is_lost: fn(&sqlx::Error) -> bool) -> (Self, mpsc::Receiver<Job<C>>) {
+        let (queue, jobs) = mpsc::channel(room);
+        (Self { queue, is_lost }, jobs)
+    }
+
+    /// See [`Store::commit`](super::Store::commit).
+    pub(super) async fn commit(&self, commit: Commit) -> Result<(), CommitError> {
+        check_shape(&commit)?;
+        if commit.events.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.send_timeout(Job::Commit(commit, reply), COMMIT_TIMEOUT).await.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => CommitError::Closed,
+            SendTimeoutError::Timeout(_) => CommitError::Unknown("the writer is busy".into()),
+        })?;
+        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(CommitError::Unknown("the writer ended".into())),
+            Err(_) => Err(CommitError::Unknown(format!("no answer within {COMMIT_TIMEOUT:?}"))),
+        }
+    }
+
+    /// Runs `work` on the writer's connection, between transactions, unless the caller has given up by then.
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let is_lost = self.is_lost;
+        let task: Task<C> = Box::new(move |conn| {
+            Box::pin(async move {
+                if reply.is_closed() {
+                    return false;
+                }
+                let result = work(conn).await;
+                let lost = result.as_ref().err().is_some_and(is_lost);
+                // The caller may have given up.
+                let _gone = reply.send(result);
+                lost
+            })
+        });
+        self.queue.send_timeout(Job::Task(task), COMMIT_TIMEOUT).await.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => StoreError::Closed,
+            SendTimeoutError::Timeout(_) => StoreError::Unavailable("the writer is busy".into()),
+        })?;
+        match tokio::time::timeout(COMMIT_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result.map_err(StoreError::from),
+            Ok(Err(_)) if self.queue.is_closed() => Err(StoreError::Closed),
+            Ok(Err(_)) => Err(StoreError::Unavailable("the writer has no connection".into())),
+            Err(_) => Err(StoreError::Unavailable("the writer did not answer".into())),
+        }
+    }
+
+    /// Waits until what was accepted is written and the writer has ended.
+    pub(super) async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.queue.send(Job::Close(reply)).await.is_ok() {
+            // An error means that the writer has ended already.
+            let _ended = answer.await;
+        }
+    }
+}
+
+/// Writes until the store is closed or dropped; then ends the connection.
+///
+/// Cancel safety: none. Dropping it leaves the commits in hand unanswered; they may or may not have been written.
+pub(super) async fn run<B: Backend>(mut backend: B, mut queue: mpsc::Receiver<Job<B::Conn>>) {
+    let mut closers = Vec::new();
+    let mut put_back = None;
+    loop {
+        let job = match put_back.take() {
+            Some(job) => job,
+            None => match queue.recv().await {
+                Some(job) => job,
+                None => break,
+            },
+        };
+        match job {
+            Job::Commit(commit, answer) => {
+                // Lets callers that are ready to commit do so: not a wait, only their turn.
+                tokio::task::yield_now().await;
+                put_back = commit_waiting(&mut backend, &mut queue, commit, answer).await;
+            }
+            Job::Task(task) => backend.perform(task).await,
+            Job::Close(reply) => {
+                // What was accepted before is still received.
+                queue.close();
+                closers.push(reply);
+            }
+        }
+    }
+    backend.end().await;
+    for reply in closers {
+        // The closer may have stopped waiting.
+        let _gone = reply.send(());
+    }
+}
+
+/// Commits this one and those that wait behind it. Returns the first job that is no commit.
+async fn commit_waiting<B: Backend>(
+    backend: &mut B,
+    queue: &mut mpsc::Receiver<Job<B::Conn>>,
+    commit: Commit,
+    answer: Answer,
+) -> Option<Job<B::Conn>> {
+    let mut events = commit.events.len();
+    let mut commits = vec![commit];
+    let mut answers = vec![answer];
+    let mut other = None;
+    while events < MAX_EVENTS {
+        match queue.try_recv() {
+            Ok(Job::Commit(commit, answer)) => {
+                events += commit.events.len();
+                commits.push(commit);
+                answers.push(answer);
+            }
+            Ok(job) => {
+                other = Some(job);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    let merged = backend.commit(&commits).await;
+    match (commits.as_slice(), &merged) {
+        // Nothing was written, and each alone may fit.
+        ([_, _, ..], Err(CommitError::Conflict { .. } | CommitError::Fenced(_) | CommitError::Full)) => {
+            for (commit, answer) in commits.iter().zip(answers) {
+                let result = backend.commit(std::slice::from_ref(commit)).await;
+                let _gone = answer.send(result);
+            }
+        }
+        // Of an unknown one it is not known either whether trying again writes it twice.
+        _ => {
+            for answer in answers {
+                let _gone = answer.send(merged.clone());
+            }
+        }
+    }
+    other
+}
