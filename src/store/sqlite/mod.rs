@@ -12,6 +12,7 @@
 mod dump;
 mod lease;
 mod lock;
+mod once;
 mod open;
 mod read;
 mod rows;
@@ -47,6 +48,7 @@ use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
     Store, StoreError, StoredFill,
 };
+use once::Waiting;
 use writer::{Job, Task};
 
 /// How long a read may take.
@@ -62,6 +64,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     jobs: mpsc::Sender<Job>,
     broken: Arc<AtomicBool>,
+    nonces: Waiting,
 }
 
 impl SqliteStore {
@@ -74,7 +77,7 @@ impl SqliteStore {
         let broken = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = mpsc::channel(options.queue);
         let writer = Writer::new(lock, conn, queue, Arc::clone(&broken));
-        Ok((Self { readers, jobs, broken }, writer))
+        Ok((Self { readers, jobs, broken, nonces: Waiting::default() }, writer))
     }
 
     /// Whether the disk failed and nothing is written any more. Only opening the store anew tells what is durable.
@@ -238,6 +241,10 @@ impl Store for SqliteStore {
         bounded(read::api_key(&self.readers, hash)).await
     }
 
+    async fn api_key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        bounded(read::api_key_by_id(&self.readers, id)).await
+    }
+
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
         let id = id.to_owned();
         self.write(move |conn| Box::pin(lease::revoke_api_key(conn, id, at))).await
@@ -250,6 +257,23 @@ impl Store for SqliteStore {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         let entry = entry.clone();
         self.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
+        let (waiting, answer) = (self.nonces.clone(), self.nonces.add(key_id, nonce, expires_at));
+        self.write(move |conn| Box::pin(async move { waiting.take_all(conn).await })).await?;
+        // Whatever ran before that write, or in it, has answered.
+        answer.await.map_err(|_| StoreError::Unavailable("the writer did not answer".into()))?
+    }
+
+    async fn count_requests(
+        &self,
+        window_start: Timestamp,
+        counts: &[(String, u64)],
+        oldest: Timestamp,
+    ) -> Result<Vec<u64>, StoreError> {
+        let counts = counts.to_vec();
+        self.write(move |conn| Box::pin(once::count_requests(conn, window_start, counts, oldest))).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
