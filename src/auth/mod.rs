@@ -8,7 +8,7 @@ mod secret;
 mod service;
 pub mod signature;
 
-pub use replay::Memory;
+pub use replay::{AskRedis, Memory, RedisMemory};
 pub(crate) use secret::matches;
 pub use secret::{Secret, sha256_hex};
 pub use service::{AuthError, Authenticator, NewKey, Principal};

@@ -11,11 +11,12 @@
 //! what was used long ago. The database therefore refuses a nonce that has expired by its own clock, the one by which it
 //! forgets them. [`LEEWAY`] is how far apart the two clocks may be before signed requests are refused without need.
 
-use std::fmt::Debug;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::signature::{Signed, WINDOW_US};
 use crate::store::{Store, StoreError};
@@ -29,9 +30,45 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Remembers for a while what it is told, and may forget it at any time: Redis.
 #[async_trait]
-pub trait Memory: Send + Sync + Debug {
+pub trait Memory: Send + Sync + fmt::Debug {
     /// Remembers `name` for this long. Whether it was new; `None` if that cannot be told now.
     async fn is_new(&self, name: &str, ttl: Duration) -> Option<bool>;
+}
+
+/// Asks Redis: `None` if it did not answer, or is not asked for the moment.
+pub type AskRedis = Arc<dyn Fn(redis::Cmd) -> BoxFuture<'static, Option<redis::Value>> + Send + Sync>;
+
+/// [`Memory`] in Redis.
+pub struct RedisMemory {
+    ask: AskRedis,
+    prefix: String,
+}
+
+impl RedisMemory {
+    /// Under keys that begin with `<prefix>:`.
+    pub fn new(ask: AskRedis, prefix: impl Into<String>) -> Self {
+        Self { ask, prefix: prefix.into() }
+    }
+}
+
+impl fmt::Debug for RedisMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisMemory").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Memory for RedisMemory {
+    async fn is_new(&self, name: &str, ttl: Duration) -> Option<bool> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let key = format!("{}:{name}", self.prefix);
+        let command = redis::cmd("SET").arg(key).arg(1).arg("NX").arg("PX").arg(ttl_ms).take();
+        match (self.ask)(command).await? {
+            redis::Value::Okay => Some(true),
+            redis::Value::Nil => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// Tells first uses from replays.

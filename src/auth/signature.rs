@@ -26,7 +26,7 @@
 //! 015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862
 //! ```
 //!
-//! and the signature `EXAMPLE`.
+//! and the signature `b1d9759bbba5d4f03284f183e1c4da902e8b57092cfdc2b892ac545005655e08`.
 //!
 //! # Why so
 //!
@@ -36,7 +36,6 @@
 //! requests cannot either; only both together could. It needs no master key, so every instance checks with the database
 //! alone. The idempotency key is signed too, since it decides whether a repeated wish is carried out again.
 
-use axum::http::{HeaderMap, HeaderName};
 use ring::hmac;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -47,10 +46,6 @@ use super::secret::hex;
 /// How far a request's time may be from ours, in either direction: 5 s.
 pub(super) const WINDOW_US: i64 = 5_000_000;
 
-const KEY: HeaderName = HeaderName::from_static("x-hotgo-key");
-const TIMESTAMP: HeaderName = HeaderName::from_static("x-hotgo-timestamp");
-const NONCE: HeaderName = HeaderName::from_static("x-hotgo-nonce");
-const SIGNATURE: HeaderName = HeaderName::from_static("x-hotgo-signature");
 const MAX_KEY_BYTES: usize = 64;
 
 /// What a signed request says about itself. Nothing of it is true before it is checked.
@@ -66,18 +61,8 @@ pub struct Signed {
 }
 
 impl Signed {
-    /// From a request's headers: `None` if it is not signed, an error if what is there makes no sense.
-    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Result<Self, Malformed>> {
-        let names = [KEY, TIMESTAMP, NONCE, SIGNATURE];
-        if !names.iter().any(|name| headers.contains_key(name)) {
-            return None;
-        }
-        let [key_id, at, nonce, signature] =
-            names.map(|name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default());
-        Some(Self::parse(key_id, at, nonce, signature).ok_or(Malformed))
-    }
-
-    fn parse(key_id: &str, at: &str, nonce: &str, signature: &str) -> Option<Self> {
+    /// From the headers' values; `None` if one of them makes no sense.
+    pub(super) fn parse(key_id: &str, at: &str, nonce: &str, signature: &str) -> Option<Self> {
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let fits = (1..=MAX_KEY_BYTES).contains(&key_id.len()) && plain(key_id);
         if !fits || !(16..=64).contains(&nonce.len()) || !plain(nonce) || !at.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -101,10 +86,6 @@ impl Signed {
         bool::from(sha256(&client_key).ct_eq(&stored_key)) && known
     }
 }
-
-/// The headers of a signature are incomplete, or one of them makes no sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
 
 /// A request, as it is signed.
 #[derive(Debug, Clone, Copy)]
@@ -300,13 +281,5 @@ mod tests {
         ] {
             assert_eq!(Signed::parse(key, at, nonce, signature), None, "{key} {at} {nonce} {signature}");
         }
-    }
-
-    #[test]
-    fn a_request_without_these_headers_is_not_signed_and_one_with_some_is_malformed() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(Signed::from_headers(&headers), None);
-        headers.insert(super::NONCE, "0123456789abcdef".parse().unwrap());
-        assert_eq!(Signed::from_headers(&headers), Some(Err(Malformed)));
     }
 }

@@ -12,5 +12,7 @@
 mod access;
 mod input;
 mod intake;
+mod limits;
 mod reads;
+mod signed;
 mod world;
