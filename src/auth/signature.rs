@@ -194,6 +194,8 @@ mod tests {
         assert_eq!(written.join("\n"), message);
         let signature = sign(&token(), message.as_bytes());
         assert!(documentation.contains(&format!("and the signature `{signature}`.").as_str()), "{signature}");
+        let guide = include_str!("../../docs/security.md");
+        assert!(guide.contains(&format!("# {signature}")), "{signature}");
     }
 
     #[test]

@@ -14,5 +14,6 @@ mod input;
 mod intake;
 mod limits;
 mod reads;
+mod redis;
 mod signed;
 mod world;
