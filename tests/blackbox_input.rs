@@ -17,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use hotgo::auth::signature::{Signable, sign};
 use hyper::Method;
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::Exit;
@@ -267,4 +268,41 @@ async fn a_burst_of_garbage_on_the_port_leaves_the_server_serving() {
     }
     assert_eq!(server.client().get("/api/health/ready").await.unwrap().status, 200);
     server.assert_stops_clean().await;
+}
+
+/// A signed request of a key with this id and token. Its time is as far ahead as may be, so that it stays timely for long.
+fn signed_headers(id: &str, token: &str, body: &str, nonce: &str) -> Vec<(&'static str, String)> {
+    let at = hotgo::clock::Clock::start().now().after(Duration::from_secs(4));
+    let signable =
+        Signable { method: "POST", path: "/api/keys", query: "", idempotency_key: b"", body: body.as_bytes() };
+    vec![
+        ("content-type", "application/json".into()),
+        ("x-hotgo-key", id.to_owned()),
+        ("x-hotgo-timestamp", at.millis().to_string()),
+        ("x-hotgo-nonce", nonce.to_owned()),
+        ("x-hotgo-signature", sign(token, &signable.message(at, nonce))),
+    ]
+}
+
+#[tokio::test]
+async fn a_signed_request_is_refused_when_it_comes_again_after_a_kill() {
+    let mut installation = Installation::new();
+    let server = installation.start().await;
+    let new_key = json!({"name": "signer", "role": "admin", "signed": true});
+    let made = server.client().post("/api/keys", &new_key).await.unwrap().ok();
+    let (id, token) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let body = json!({"name": "by signature", "role": "viewer"}).to_string();
+    let headers = signed_headers(id, token, &body, "0123456789abcdef");
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let send = async |server: &Server| {
+        let anonymous = server.client().anonymous();
+        anonymous.request(Method::POST, "/api/keys", &headers, Some(body.clone())).await.unwrap().status
+    };
+    assert_eq!(send(&server).await, 201);
+    assert_eq!(send(&server).await, 401);
+    server.sigkill().await;
+    let server = installation.start().await;
+    assert_eq!(send(&server).await, 401);
+    let keys = server.client().get("/api/keys").await.unwrap().ok();
+    assert_eq!(list(&keys).iter().filter(|key| key["name"] == "by signature").count(), 1);
 }

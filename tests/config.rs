@@ -265,6 +265,8 @@ fn listeners_and_limits_that_make_no_sense_are_refused() {
     refused("server:\n  max_connections: 0\n", "server.max_connections", "0", "above 0");
     refused("server:\n  body_timeout_ms: 30001\n", "server.body_timeout_ms", "30001", "request_timeout_ms = 30000");
     refused("server:\n  allowed_origins: [\"*\"]\n", "server.allowed_origins[0]", "*", "https://");
+    refused("server:\n  trusted_proxies: [proxy]\n", "server.trusted_proxies[0]", "proxy", "10.0.0.0/8");
+    refused("server:\n  limits: {requests_per_minute: -1}\n", "server.limits.requests_per_minute", "-1", "120000");
     refused("log:\n  filter: \"hotgo=nonsense\"\n", "log.filter", "hotgo=nonsense", "info");
     refused("data_dir: \"\"\n", "data_dir", "\"\"", "directory");
     refused("stream:\n  session_queue: 0\n", "stream.session_queue", "0", "between 1");

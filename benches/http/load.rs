@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use hotgo::auth::signature::{Signable, sign};
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -42,6 +43,24 @@ impl Connection {
             .header("authorization", format!("Bearer {token}"))
             .header("content-type", "application/json")
             .header("idempotency-key", key)
+            .body(Full::from(body))
+            .unwrap();
+        self.send(request).await
+    }
+
+    /// As [`Connection::post`], signed by a key with this id instead of with its token.
+    async fn post_signed(&mut self, path: &str, id: &str, token: &str, key: &str, body: String) -> (u16, Bytes) {
+        let (at, nonce) = (hotgo::clock::Clock::start().now(), format!("bench-nonce-{key}"));
+        let signable =
+            Signable { method: "POST", path, query: "", idempotency_key: key.as_bytes(), body: body.as_bytes() };
+        let request = Request::post(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .header("x-hotgo-key", id)
+            .header("x-hotgo-timestamp", at.millis())
+            .header("x-hotgo-nonce", &nonce)
+            .header("x-hotgo-signature", sign(token, &signable.message(at, &nonce)))
             .body(Full::from(body))
             .unwrap();
         self.send(request).await
@@ -122,6 +141,8 @@ impl AsyncRequest for Get {
 /// Signals to one robot, under names that never repeat.
 pub(crate) struct Signals {
     pub(crate) token: String,
+    /// The id of the key, if it signs.
+    pub(crate) signer: Option<String>,
     pub(crate) robot: i64,
     pub(crate) prefix: String,
     pub(crate) order: serde_json::Value,
@@ -131,7 +152,11 @@ impl AsyncRequest for Signals {
     async fn send(&self, connection: &mut Connection, n: usize) {
         let body = serde_json::json!({"robot": self.robot, "action": "buy", "qty": "0.0001", "order": self.order});
         let key = format!("{}-{n}", self.prefix);
-        let (status, answer) = connection.post("/api/signals", &self.token, &key, body.to_string()).await;
+        let (path, token, body) = ("/api/signals", &self.token, body.to_string());
+        let (status, answer) = match &self.signer {
+            None => connection.post(path, token, &key, body).await,
+            Some(id) => connection.post_signed(path, id, token, &key, body).await,
+        };
         assert!((200..300).contains(&status), "{status}: {}", String::from_utf8_lossy(&answer));
     }
 }

@@ -61,6 +61,9 @@ fn main() {
         if wanted("orders") {
             orders().await;
         }
+        if wanted("signed") {
+            signed().await;
+        }
         if wanted("recovery") {
             recovery().await;
         }
@@ -153,8 +156,33 @@ async fn orders() {
     let directory = installation();
     let server = Process::ours(directory.path());
     let (token, robot) = robot(&server).await;
-    let signals = |prefix: String| Signals { token: token.clone(), robot, prefix, order: json!({"type": "market"}) };
+    let order = json!({"type": "market"});
+    let signals =
+        |prefix: String| Signals { token: token.clone(), signer: None, robot, prefix, order: order.clone() };
     println!("POST /api/signals, a market order each    orders/s   p50 ms   p99 ms   CPU us");
+    rounds(&server, signals).await;
+    println!("  memory after that                      {:>9.1} MiB", server.memory_mib());
+    println!("  SIGTERM to exit after that             {:>9.1} ms", millis(server.stop()));
+}
+
+/// The same by a key that signs: what a signature and the write of its nonce cost.
+async fn signed() {
+    let directory = installation();
+    let server = Process::ours(directory.path());
+    let (admin, robot) = robot(&server).await;
+    let wish = json!({"name": "bench", "role": "trader", "signed": true}).to_string();
+    let (status, answer) = Connection::open(server.address).await.post("/api/keys", &admin, "key", wish).await;
+    let key: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(status, 201, "{key}");
+    let text = |name: &str| key[name].as_str().unwrap().to_owned();
+    let (token, order) = (text("token"), json!({"type": "market"}));
+    let signals =
+        |prefix: String| Signals { token: token.clone(), signer: Some(text("id")), robot, prefix, order: order.clone() };
+    println!("the same, signed                          orders/s   p50 ms   p99 ms   CPU us");
+    rounds(&server, signals).await;
+}
+
+async fn rounds(server: &Process, signals: impl Fn(String) -> Signals) {
     for connections in [1, CONNECTIONS] {
         let (mut rounds, mut cpu) = (Vec::new(), Vec::new());
         for n in 0..ROUNDS {
@@ -170,8 +198,6 @@ async fn orders() {
             median(cpu)
         );
     }
-    println!("  memory after that                      {:>9.1} MiB", server.memory_mib());
-    println!("  SIGTERM to exit after that             {:>9.1} ms", millis(server.stop()));
 }
 
 /// Kills a server with many open orders; the next one asks the venue for every one of them.
@@ -180,7 +206,7 @@ async fn recovery() {
     let server = Process::ours(directory.path());
     let (token, robot) = robot(&server).await;
     let order = json!({"type": "limit", "price": "75000"});
-    load(server.address, CONNECTIONS, OPEN_ORDERS, Signals { token, robot, prefix: "open".into(), order }).await;
+    load(server.address, CONNECTIONS, OPEN_ORDERS, Signals { token, signer: None, robot, prefix: "open".into(), order }).await;
     drop(server);
     let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..3 {

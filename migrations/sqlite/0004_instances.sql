@@ -44,3 +44,7 @@ CREATE INDEX hg_sys_rate_window ON hg_sys_rate (window_start);
 
 -- The paper venue's ledger that an account lives in: its balances mean nothing elsewhere.
 ALTER TABLE hg_trading_account ADD COLUMN ledger TEXT;
+
+-- Whether the key signs its requests. Its hash is then SHA-256 of SHA-256 of the token, so that a binary that does not know of
+-- signatures lets nobody in with it.
+ALTER TABLE hg_sys_api_key ADD COLUMN signed INTEGER NOT NULL DEFAULT 0 CHECK (signed IN (0, 1));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -13,26 +13,86 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::signature::{Signable, Signed};
 use super::{Authenticator, Principal};
 use crate::clock::Clock;
 use crate::http::page::Page;
-use crate::http::{Json, Params, Problem, text};
+use crate::http::rate::Name;
+use crate::http::{Json, Params, Problem, RateLimits, idempotency, peek_body, text};
 use crate::store::{ApiKey, AuditEntry, Revocation, Role, Store};
 
-/// Lets a request pass only with a valid token, and notes whose it is.
-pub(crate) async fn authenticated(
-    State(authenticator): State<Arc<Authenticator>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let Some(token) = bearer(request.headers()) else { return Problem::Unauthorized.into_response() };
-    match authenticator.authenticate(token).await {
+/// Who is let in, and how often.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) rates: Arc<RateLimits>,
+    pub(crate) clock: Clock,
+}
+
+/// Lets a request pass only with a valid token or signature, within its key's limits, and notes whose it is.
+pub(crate) async fn authenticated(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+    match door.let_in(&mut request).await {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(error) => Problem::from(error).into_response(),
+        Err(Problem::Unauthorized) => {
+            let client = door.rates.client(request.extensions(), request.headers());
+            door.rates.refused(client, Problem::Unauthorized).into_response()
+        }
+        Err(problem) => problem.into_response(),
     }
+}
+
+impl Door {
+    async fn let_in(&self, request: &mut Request) -> Result<Principal, Problem> {
+        let signed = signed(request.headers())?;
+        let principal = match (&signed, bearer(request.headers())) {
+            (None, Some(token)) => self.authenticator.authenticate(token).await?,
+            (Some(signed), None) => self.verify(signed, request).await?,
+            // One way in is enough; with both nobody knows which is meant.
+            (None, None) | (Some(_), Some(_)) => return Err(Problem::Unauthorized),
+        };
+        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        self.rates.admit(Name::of_key(&principal.key_id, route))?;
+        // Last, so that no other refusal uses the nonce up.
+        if let Some(signed) = signed
+            && !self.authenticator.is_first_use(&signed).await?
+        {
+            tracing::debug!(key = %signed.key_id, "a signed request was refused: it is a replay, or the clocks disagree");
+            return Err(Problem::Unauthorized);
+        }
+        Ok(principal)
+    }
+
+    async fn verify(&self, signed: &Signed, request: &mut Request) -> Result<Principal, Problem> {
+        let body = peek_body(request).await?;
+        let signable = Signable {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            query: request.uri().query().unwrap_or_default(),
+            idempotency_key: request.headers().get(idempotency::HEADER).map_or(&[], HeaderValue::as_bytes),
+            body: &body,
+        };
+        Ok(self.authenticator.verify(signed, signable, self.clock.now()).await?)
+    }
+}
+
+const SIGNATURE: [HeaderName; 4] = [
+    HeaderName::from_static("x-hotgo-key"),
+    HeaderName::from_static("x-hotgo-timestamp"),
+    HeaderName::from_static("x-hotgo-nonce"),
+    HeaderName::from_static("x-hotgo-signature"),
+];
+
+/// What a request's signature says; `None` if it has none. One of which a part is missing lets nobody in.
+fn signed(headers: &HeaderMap) -> Result<Option<Signed>, Problem> {
+    let values = SIGNATURE.map(|name| headers.get(name));
+    if values.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let [key, at, nonce, signature] = values.map(|value| value.and_then(|it| it.to_str().ok()).unwrap_or_default());
+    Signed::parse(key, at, nonce, signature).map(Some).ok_or(Problem::Unauthorized)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -125,6 +185,9 @@ struct NewKeyIn {
     #[schema(example = "tradingview bridge")]
     name: String,
     role: RoleWire,
+    /// Whether it signs its requests instead of sending its token: see the description of the security scheme `signature`.
+    #[serde(default)]
+    signed: bool,
 }
 
 /// A key that was just made.
@@ -134,8 +197,9 @@ struct NewKeyOut {
     id: String,
     name: String,
     role: RoleWire,
+    signed: bool,
     created_at_us: i64,
-    /// What to send as `Authorization: Bearer <token>`. It is shown this once and kept nowhere.
+    /// What to send as `Authorization: Bearer <token>`, or, of a key that signs, what to sign with and never to send. It is shown this once and kept nowhere.
     #[schema(example = "hg_6b1f..")]
     token: String,
 }
@@ -153,7 +217,12 @@ async fn create_key(
 ) -> Result<Response, Problem> {
     text("name", &body.name, 64)?;
     let now = state.clock.now();
-    let made = state.authenticator.create_key(&body.name, body.role.into(), now).await?;
+    let (name, role) = (&body.name, body.role.into());
+    let made = if body.signed {
+        state.authenticator.create_signing_key(name, role, now).await?
+    } else {
+        state.authenticator.create_key(name, role, now).await?
+    };
     let entry = AuditEntry {
         at: now,
         actor: caller.key_id.to_string(),
@@ -166,6 +235,7 @@ async fn create_key(
         id: made.key.id,
         name: made.key.name,
         role: made.key.role.into(),
+        signed: made.key.signed,
         created_at_us: made.key.created_at.micros(),
         token: made.token.into_text(),
     };
@@ -180,6 +250,8 @@ struct KeyOut {
     id: String,
     name: String,
     role: RoleWire,
+    /// Whether it signs its requests.
+    signed: bool,
     created_at_us: i64,
     /// When it was revoked.
     revoked_at_us: Option<i64>,
@@ -191,6 +263,7 @@ impl From<ApiKey> for KeyOut {
             id: key.id,
             name: key.name,
             role: key.role.into(),
+            signed: key.signed,
             created_at_us: key.created_at.micros(),
             revoked_at_us: key.revoked_at.map(Timestamp::micros),
         }

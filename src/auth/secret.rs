@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::signature::stored_hash;
+
 /// A secret of 256 random bits as text. It is shown to its owner once; only [`Secret::hash`] is kept.
 ///
 /// SHA-256 is the right hash for it, and a slow password hash would be the wrong one: guessing 256 random bits is
@@ -23,6 +25,11 @@ impl Secret {
     /// What is stored instead of it.
     pub fn hash(&self) -> String {
         sha256_hex(&self.0)
+    }
+
+    /// What is stored instead of one that signs.
+    pub(super) fn signing_hash(&self) -> String {
+        stored_hash(&self.0)
     }
 
     /// The text, to be shown once.
@@ -50,7 +57,7 @@ pub(crate) fn matches(given: &str, hash: Option<&str>) -> bool {
     bool::from(given.as_bytes().ct_eq(hash.unwrap_or(NOBODY).as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use trading::time::Timestamp;
 
+use super::replay::{Memory, Replay};
 use super::secret::{Secret, sha256_hex};
+use super::signature::{Signable, Signed};
 use crate::store::{ApiKey, Role, Store, StoreError};
 
 /// Longer texts are no tokens of ours and are not even hashed.
@@ -49,16 +51,23 @@ pub struct NewKey {
     pub token: Secret,
 }
 
-/// Recognises tokens. Keeps nothing: a key that is revoked is refused at the next request.
+/// Recognises tokens and signatures. Keeps nothing: a key that is revoked is refused at the next request.
 #[derive(Debug, Clone)]
 pub struct Authenticator {
     store: Arc<dyn Store>,
+    replay: Replay,
 }
 
 impl Authenticator {
     /// Over the keys in this store.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { replay: Replay::new(Arc::clone(&store), None), store }
+    }
+
+    /// With a quick memory for nonces: Redis. The store decides with it and without it.
+    #[must_use]
+    pub fn with_memory(self, memory: Arc<dyn Memory>) -> Self {
+        Self { replay: Replay::new(Arc::clone(&self.store), Some(memory)), ..self }
     }
 
     /// Whose token this is.
@@ -77,6 +86,42 @@ impl Authenticator {
         Ok(Principal { key_id: key.id.into(), name: key.name.into(), role: key.role })
     }
 
+    /// Who signed this request. It may be a replay: see [`Authenticator::is_first_use`]. Cancel safe: it only reads.
+    ///
+    /// # Errors
+    /// [`AuthError::Invalid`] unless it was signed just now, by a key that signs; [`AuthError::Unavailable`] if the store did
+    /// not answer.
+    pub async fn verify(
+        &self,
+        signed: &Signed,
+        request: Signable<'_>,
+        now: Timestamp,
+    ) -> Result<Principal, AuthError> {
+        let refused = |why: &str| {
+            tracing::debug!(key = %signed.key_id, why, "a signed request was refused");
+            AuthError::Invalid
+        };
+        if !signed.is_timely(now) {
+            return Err(refused("its time is not now"));
+        }
+        let key = self.store.api_key_by_id(&signed.key_id).await.map_err(AuthError::Unavailable)?;
+        let key = key.filter(|key| key.signed && key.revoked_at.is_none());
+        let message = request.message(signed.at, &signed.nonce);
+        if !signed.is_by(key.as_ref().map(|key| key.hash.as_str()), &message) {
+            return Err(refused("the signature does not match"));
+        }
+        let key = key.ok_or(AuthError::Invalid)?;
+        Ok(Principal { key_id: key.id.into(), name: key.name.into(), role: key.role })
+    }
+
+    /// Whether a verified request is seen for the first time, by any instance, ever. Cancelled, it may have used up the nonce.
+    ///
+    /// # Errors
+    /// What the store says. The nonce may be used up: the client signs its next attempt anew.
+    pub async fn is_first_use(&self, signed: &Signed) -> Result<bool, StoreError> {
+        self.replay.is_first(signed).await
+    }
+
     /// Whether the key of somebody recognised earlier has not been revoked since. Cancel safe: it only reads.
     ///
     /// # Errors
@@ -86,16 +131,39 @@ impl Authenticator {
         Ok(keys.iter().any(|key| *key.id == *principal.key_id && key.revoked_at.is_none()))
     }
 
-    /// Makes a key and stores its hash.
+    /// Makes a key that is sent as a bearer token, and stores its hash.
     ///
     /// # Errors
     /// What the store says. Cancelled or failed, it may leave a key behind whose token nobody knows.
     pub async fn create_key(&self, name: &str, role: Role, now: Timestamp) -> Result<NewKey, StoreError> {
         let token = Secret::random(TOKEN_PREFIX);
         let hash = token.hash();
+        self.store_key(token, hash, false, name, role, now).await
+    }
+
+    /// Makes a key that signs its requests, and stores what its signatures are checked with. The token itself is never
+    /// sent. As a bearer token it lets nobody in: the hash that is stored is another one.
+    ///
+    /// # Errors
+    /// As [`Authenticator::create_key`].
+    pub async fn create_signing_key(&self, name: &str, role: Role, now: Timestamp) -> Result<NewKey, StoreError> {
+        let token = Secret::random(TOKEN_PREFIX);
+        let hash = token.signing_hash();
+        self.store_key(token, hash, true, name, role, now).await
+    }
+
+    async fn store_key(
+        &self,
+        token: Secret,
+        hash: String,
+        signed: bool,
+        name: &str,
+        role: Role,
+        now: Timestamp,
+    ) -> Result<NewKey, StoreError> {
         // The first digits of the hash name the key: unique without asking, and no way back to the token.
         let id = hash.chars().take(16).collect();
-        let key = ApiKey { id, name: name.to_owned(), hash, role, created_at: now, revoked_at: None };
+        let key = ApiKey { id, name: name.to_owned(), hash, signed, role, created_at: now, revoked_at: None };
         self.store.add_api_key(&key).await?;
         Ok(NewKey { key, token })
     }

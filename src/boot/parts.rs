@@ -30,7 +30,7 @@ use crate::engines::{EngineRegistry, Engines, Ports};
 use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
-use crate::http;
+use crate::http::{self, RateLimits};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
 use crate::store::Store;
@@ -99,7 +99,8 @@ pub(super) async fn start(
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
-    let router = boot.api(&store, &registry, auth, &views, websockets);
+    let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
+    let router = boot.api(&store, &registry, auth, &views, rates, websockets);
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
@@ -364,6 +365,7 @@ impl Boot<'_> {
         registry: &Arc<EngineRegistry>,
         auth: Authenticator,
         views: &Views,
+        rates: Arc<RateLimits>,
         websockets: axum::Router,
     ) -> axum::Router {
         let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
@@ -377,6 +379,7 @@ impl Boot<'_> {
             intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
             shutdown: Arc::new(views.clone()),
             clock: self.clock,
+            rates,
             server: self.config.server.clone(),
             trading: self.config.trading.clone(),
             build_id: Arc::clone(&views.build_id),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Network;
+
 /// `server`: the public listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +29,22 @@ pub struct ServerConfig {
     pub body_limit_bytes: usize,
     /// Origins from which browsers may open a websocket, besides the server's own.
     pub allowed_origins: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` is believed: addresses and networks. From anybody else it changes nothing.
+    pub trusted_proxies: Vec<Network>,
+    /// How many requests are let in.
+    pub limits: LimitsConfig,
+}
+
+/// `server.limits`: how many requests are let in, in each minute of the clock; 0 is no limit. Further ones get 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Of one API key, and of one robot's webhook.
+    pub requests_per_minute: u64,
+    /// Of one API key, beside the others: what cancels or stops something.
+    pub cancels_per_minute: u64,
+    /// From one client address: requests without a valid key or secret.
+    pub refused_per_minute: u64,
 }
 
 /// `admin`: the private listeners. The Unix socket `admin.sock` in the data directory always exists.

@@ -71,6 +71,16 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
+/// Reads the whole body of a request, and leaves it there for whoever comes next.
+pub(crate) async fn peek_body(request: &mut Request) -> Result<Bytes, Problem> {
+    let mut taken = Request::new(std::mem::take(request.body_mut()));
+    // The limits are there.
+    *taken.extensions_mut() = request.extensions().clone();
+    let bytes = body(taken, &()).await?;
+    *request.body_mut() = bytes.clone().into();
+    Ok(bytes)
+}
+
 async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     let limits = request.extensions().get::<BodyLimits>().copied();
     let limits = limits.unwrap_or(BodyLimits { timeout: Duration::from_secs(15), bytes: 64 * 1024 });

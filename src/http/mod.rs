@@ -11,14 +11,18 @@ mod layers;
 mod openapi;
 pub(crate) mod page;
 mod problem;
+pub(crate) mod rate;
 mod router;
+mod share;
 mod shutdown;
 
-pub(crate) use extract::{Json, OptionalJson, Params, Query, UndeclaredJson};
+pub(crate) use extract::{Json, OptionalJson, Params, Query, UndeclaredJson, peek_body};
 pub use health::{Check, HealthSnapshot, HealthStatus};
 pub(crate) use json::{Object, Text};
 pub use problem::{Invalid, Problem};
+pub use rate::{RateLimits, STOPPING};
 pub use router::{Deps, router};
+pub use share::{RedisTally, StoreTally, Tally, share};
 pub use shutdown::{
     Blocker, PhaseState, PlannedPhase, Rehearsal, ShutdownControl, ShutdownPlan, ShutdownStage, ShutdownStatus,
     ShutdownTrigger,

@@ -10,7 +10,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Required};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +18,9 @@ use utoipa_axum::routes;
 use super::problem::ProblemBody;
 
 const ABOUT: &str = "Robots, orders and signals of a trading server that may be stopped at any instant.\n\n\
-    - Every route but health and webhooks needs `Authorization: Bearer <token>`. Roles: viewer < trader < admin.\n\
+    - Every route but health and webhooks needs `Authorization: Bearer <token>`, or a signature by a key that signs. Roles: \
+    viewer < trader < admin.\n\
+    - Requests are counted by the minute. 429 says when the next one begins; cancels and stops have a budget of their own.\n\
     - Decimals are strings (`\"0.01\"`), times are microseconds since the Unix epoch (`.._us`).\n\
     - Unknown fields are refused.\n\
     - A POST that changes an account takes the header `Idempotency-Key`. The same key gets the same answer, for ever, with \
@@ -30,7 +32,7 @@ const ABOUT: &str = "Robots, orders and signals of a trading server that may be 
 #[openapi(
     info(title = "hotgo", description = ABOUT),
     components(schemas(ProblemBody)),
-    security(("token" = [])),
+    security(("token" = []), ("signature" = [])),
     tags(
         (name = "health", description = "Whether the server lives, is ready, and how it stands"),
         (name = "signals", description = "Telling robots to trade"),
@@ -42,6 +44,12 @@ const ABOUT: &str = "Robots, orders and signals of a trading server that may be 
     )
 )]
 struct Description;
+
+const SIGNATURE: &str = "Of a key that was made with `signed`. Headers `X-Hotgo-Key` (its id), `X-Hotgo-Timestamp` \
+    (milliseconds since the Unix epoch, at most 5 s from the server's), `X-Hotgo-Nonce` (16 to 64 letters, digits, `-`, `_`; \
+    taken once: each attempt is signed anew) and this one: SHA-256(token) XOR HMAC-SHA-256(SHA-256(SHA-256(token)), message), in \
+    lower-case hex. The message is the lines `HOTGO1`, method, path, query, Idempotency-Key, timestamp, nonce, SHA-256 of the \
+    body in lower-case hex; absent ones empty, joined by a line feed. An example is in docs/security.md.";
 
 /// Tags whose POSTs take an idempotency key.
 const WITH_KEY: [&str; 4] = ["signals", "robots", "orders", "accounts"];
@@ -59,6 +67,8 @@ pub(super) fn finish(mut document: Document) -> Text {
     let components = document.components.get_or_insert_default();
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key's token")).build();
     components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    let signature = ApiKeyValue::with_description("X-Hotgo-Signature", SIGNATURE);
+    components.add_security_scheme("signature", SecurityScheme::ApiKey(ApiKey::Header(signature)));
     for (path, item) in &mut document.paths.paths {
         for (post, operation) in [(false, &mut item.get), (true, &mut item.post), (false, &mut item.delete)] {
             if let Some(operation) = operation {
@@ -76,9 +86,13 @@ fn add_problems(path: &str, post: bool, operation: &mut Operation) {
     let webhook = path.starts_with("/api/webhook");
     let tagged = |tag: &str| operation.tags.iter().flatten().any(|it| it == tag);
     let with_key = post && !webhook && WITH_KEY.iter().any(|tag| tagged(tag));
-    let mut refusals = vec![("422", "A field makes no sense; it is named"), ("503", "Not now: see `Retry-After`")];
+    let mut refusals = vec![
+        ("422", "A field makes no sense; it is named"),
+        ("429", "Too many requests: see `Retry-After`"),
+        ("503", "Not now: see `Retry-After`"),
+    ];
     if !webhook {
-        refusals.push(("401", "No valid token"));
+        refusals.push(("401", "No valid token or signature"));
     }
     if post {
         refusals.extend([("400", "Not JSON"), ("413", "The body is too large"), ("415", "Not declared as JSON")]);

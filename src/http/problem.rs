@@ -71,6 +71,16 @@ pub enum Problem {
     /// Without this key nobody could make keys any more.
     #[error("this is the last key with the role admin; make another one first")]
     LastAdminKey,
+    /// Too many requests in this minute. Nothing was done.
+    #[error("the {limit} {what} of this minute are used up; wait {retry_after_s} s, then send the same request again")]
+    TooMany {
+        /// Whose requests, of which kind.
+        what: &'static str,
+        /// How many are let in.
+        limit: u64,
+        /// When the next minute begins.
+        retry_after_s: u32,
+    },
     /// Not now. Nothing was done, or what was done will be found again by the same idempotency key.
     #[error("{detail}; send the same request again, with the same idempotency key")]
     Unavailable {
@@ -136,9 +146,33 @@ impl Problem {
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Invalid(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Denied(_) | Self::LastAdminKey => StatusCode::CONFLICT,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full => StatusCode::INSUFFICIENT_STORAGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the client sent something that nobody could have let in: what it sent is wrong, or is not its own.
+    pub(super) fn blames_client(&self) -> bool {
+        match self {
+            Self::Unauthorized
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed
+            | Self::Malformed { .. }
+            | Self::TooDeep { .. }
+            | Self::MediaType
+            | Self::TooLarge { .. }
+            | Self::SlowBody
+            | Self::Invalid(_) => true,
+            Self::Forbidden { .. }
+            | Self::KeyReused
+            | Self::Denied(_)
+            | Self::LastAdminKey
+            | Self::TooMany { .. }
+            | Self::Unavailable { .. }
+            | Self::Full
+            | Self::Internal => false,
         }
     }
 
@@ -158,6 +192,7 @@ impl Problem {
             Self::KeyReused => "idempotency-key-reused",
             Self::Denied(_) => "denied-by-risk",
             Self::LastAdminKey => "last-admin-key",
+            Self::TooMany { .. } => "too-many-requests",
             Self::Unavailable { .. } => "unavailable",
             Self::Full => "disk-full",
             Self::Internal => "internal",
@@ -179,6 +214,7 @@ impl Problem {
             Self::KeyReused => "Idempotency key reused",
             Self::Denied(_) => "Denied by a risk rule",
             Self::LastAdminKey => "The last admin key",
+            Self::TooMany { .. } => "Too many requests",
             Self::Unavailable { .. } => "Not now",
             Self::Full => "Disk full",
             Self::Internal => "Server failure",
@@ -209,7 +245,7 @@ impl Problem {
             Self::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Unavailable { retry_after_s, .. } => {
+            Self::TooMany { retry_after_s, .. } | Self::Unavailable { retry_after_s, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_s));
             }
             _ => {}

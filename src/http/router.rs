@@ -13,6 +13,7 @@ use super::extract::BodyLimits;
 use super::health::{self, HealthSnapshot, HealthState};
 use super::layers::{self, RequestLimits};
 use super::problem::Problem;
+use super::rate::{self, RateLimits};
 use super::shutdown::{self, ShutdownControl, ShutdownState};
 use super::{idempotency, openapi};
 use crate::auth::{self, Authenticator};
@@ -39,6 +40,8 @@ pub struct Deps {
     pub shutdown: Arc<dyn ShutdownControl>,
     /// Now.
     pub clock: Clock,
+    /// How many requests are let in.
+    pub rates: Arc<RateLimits>,
     /// Time and size limits.
     pub server: ServerConfig,
     /// How long a signal lives.
@@ -64,12 +67,14 @@ pub fn router(deps: Deps) -> Router {
         started_at: deps.clock.now(),
         build_id: deps.build_id.clone(),
     };
-    let authenticator = deps.auth.clone();
+    let door = auth::api::Door { authenticator: deps.auth.clone(), rates: deps.rates.clone(), clock: deps.clock };
+    let rates = deps.rates.clone();
     let extra = deps.extra.clone();
     let (health, health_document) = health::routes::<()>(health).split_for_parts();
     let health = health.method_not_allowed_fallback(health::method_not_allowed);
     let (open, protected) = features(deps);
-    let protected = protected.route_layer(from_fn_with_state(authenticator, auth::api::authenticated));
+    let open = open.route_layer(from_fn_with_state(rates, rate::count_refused));
+    let protected = protected.route_layer(from_fn_with_state(door, auth::api::authenticated));
     let (layered, mut document) =
         OpenApiRouter::with_openapi(openapi::description()).merge(open).merge(protected).split_for_parts();
     document.merge(health_document);
@@ -93,13 +98,14 @@ fn limits(server: &ServerConfig) -> RequestLimits {
 
 /// The features' routes: those that are open to all, and those that need a token.
 fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
-    let Deps { store, engines, auth, intake, shutdown, clock, trading, .. } = deps;
+    let Deps { store, engines, auth, intake, shutdown, clock, rates, trading, .. } = deps;
     let commands = Commands::new(store.clone(), engines.clone());
     let signals = signals::api::SignalsState {
         commands: commands.clone(),
         store: store.clone(),
         intake,
         clock,
+        rates,
         ttl: Duration::from_millis(trading.signal_ttl_ms),
     };
     let robots = robots::api::RobotsState { commands: commands.clone(), store: store.clone() };

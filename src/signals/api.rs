@@ -18,7 +18,7 @@ use super::{CommandError, Commands, Decided, IntakeClosed, IntakeGate};
 use crate::auth::api::Trader;
 use crate::clock::Clock;
 use crate::http::idempotency::{IdempotencyKey, mark_replayed};
-use crate::http::{Json, Params, Problem};
+use crate::http::{Json, Params, Problem, RateLimits};
 use crate::store::Store;
 
 impl From<IntakeClosed> for Problem {
@@ -65,6 +65,7 @@ pub(crate) struct SignalsState {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) intake: IntakeGate,
     pub(crate) clock: Clock,
+    pub(crate) rates: Arc<RateLimits>,
     pub(crate) ttl: Duration,
 }
 

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::api::{SignalsState, answer};
 use super::wire::{AlertIn, CommandOut};
 use crate::auth;
+use crate::http::rate::Name;
 use crate::http::{Params, Problem, UndeclaredJson};
 
 const TEMPLATE: &str = r#"it names the alert, so that an alert which is sent twice makes one order. In TradingView's message box: {"id": "{{strategy.order.id}}-{{timenow}}", "action": "{{strategy.order.action}}", "qty": "{{strategy.order.contracts}}", "secret": "<the robot's secret>"}"#;
@@ -80,6 +81,7 @@ async fn webhook_with_secret(
 async fn take(state: SignalsState, robot: &str, secret: &str, alert: AlertIn) -> Result<Response, Problem> {
     let _guard = state.intake.enter()?;
     let robot = authorize(&state, robot, secret).await?;
+    state.rates.admit(Name::Webhook(robot))?;
     let Some(id) = alert.id.clone() else { return Err(Problem::invalid("id", TEMPLATE)) };
     crate::http::text("id", &id, MAX_ID_CHARS)?;
     let signal = alert.parse(robot, state.clock.now(), state.ttl)?;

@@ -181,8 +181,10 @@ pub struct ApiKey {
     pub id: String,
     /// What people call it.
     pub name: String,
-    /// SHA-256 of the key, in hex; something that no key has, once it is revoked.
+    /// SHA-256 of the key in hex, or of its SHA-256 if it is `signed`; something that no key has, once it is revoked.
     pub hash: String,
+    /// Whether its requests are signed; then it is refused as a bearer token.
+    pub signed: bool,
     /// What it may do.
     pub role: Role,
     /// When it was made.
@@ -279,12 +281,27 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
     /// The API key with this hash. A revoked one has none.
     async fn api_key(&self, hash: &str) -> Result<Option<ApiKey>, StoreError>;
+    /// The API key with this id, revoked or not.
+    async fn api_key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError>;
     /// Revokes the API key with this id, unless it is the last admin's: checked and done in one transaction.
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError>;
     /// Whether there is any API key, revoked or not: there is none before the first start.
     async fn has_api_keys(&self) -> Result<bool, StoreError>;
     /// Notes a privileged act.
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
+
+    /// Takes a nonce of a signed request, durably: true for one caller, ever. Of calls with the same key and nonce, in
+    /// whatever process, one gets true, and none once `expires_at` has passed by the database's clock: so what has
+    /// expired can be forgotten, and is, a few at a time.
+    async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError>;
+    /// Adds to counters of requests of one window of time, and gives what each then counts over all instances. Windows that
+    /// began before `oldest` are forgotten, a few at a time. A name stands in `counts` once.
+    async fn count_requests(
+        &self,
+        window_start: Timestamp,
+        counts: &[(String, u64)],
+        oldest: Timestamp,
+    ) -> Result<Vec<u64>, StoreError>;
 
     /// Whether the store answers and takes writes: a cheap write-free probe, bounded to a second.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -36,7 +36,7 @@ pub(super) const FILL: &str =
     at FROM hg_trading_fill";
 pub(super) const POSITION: &str = "SELECT robot, symbol, qty, cost, realized, fees, version FROM hg_trading_position";
 const BALANCE: &str = "SELECT asset, total, opening, version FROM hg_trading_balance";
-const API_KEY: &str = "SELECT id, name, hash, role, created_at, revoked_at FROM hg_sys_api_key";
+const API_KEY: &str = "SELECT id, name, hash, signed, role, created_at, revoked_at FROM hg_sys_api_key";
 /// The same condition as that of the index `hg_trading_order_live`.
 const LIVE: &str = "status IN ('INTENT', 'SENDING', 'UNKNOWN', 'OPEN', 'PARTIAL')";
 
@@ -244,6 +244,7 @@ fn to_api_key<R: Row>(row: &R) -> Read<ApiKey> {
         id: row.text()?.into_owned(),
         name: row.text()?.into_owned(),
         hash: row.text()?.into_owned(),
+        signed: row.integer::<i64>()? != 0,
         role: row.parse()?,
         created_at: row.time()?,
         revoked_at: row.time_opt()?,
@@ -422,6 +423,10 @@ pub(super) async fn command(on: &mut impl Reader, source: &str, dedup_key: &str)
 
 pub(super) async fn api_key(on: &mut impl Reader, hash: &str) -> Read<Option<ApiKey>> {
     Query::new(API_KEY).filter("hash = ?", Some(hash)).one(on, to_api_key).await
+}
+
+pub(super) async fn api_key_by_id(on: &mut impl Reader, id: &str) -> Read<Option<ApiKey>> {
+    Query::new(API_KEY).filter("id = ?", Some(id)).one(on, to_api_key).await
 }
 
 pub(super) async fn api_keys(on: &mut impl Reader) -> Read<Vec<ApiKey>> {

@@ -12,5 +12,8 @@
 mod access;
 mod input;
 mod intake;
+mod limits;
 mod reads;
+mod redis;
+mod signed;
 mod world;

@@ -8,11 +8,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use axum::routing::get;
-use hotgo::auth::Authenticator;
-use hotgo::config::{ServerConfig, TradingConfig};
+use hotgo::auth::{Authenticator, Memory};
+use hotgo::clock::Clock;
+use hotgo::config::{LimitsConfig, ServerConfig, TradingConfig};
 use hotgo::engines::{EngineStatus, Engines, SubmitError};
 use hotgo::http::{
-    Check, Deps, HealthSnapshot, HealthStatus, PhaseState, ShutdownControl, ShutdownPlan, ShutdownStage,
+    Check, Deps, HealthSnapshot, HealthStatus, PhaseState, RateLimits, ShutdownControl, ShutdownPlan, ShutdownStage,
     ShutdownStatus, ShutdownTrigger, router,
 };
 use hotgo::signals::{IntakeClosed, IntakeGate, IntakeGuard};
@@ -255,13 +256,38 @@ impl Answer {
 
 impl World {
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::with(Clock::standing(NOW), server(), None).await
+    }
+
+    /// With a clock that agrees with the store's.
+    pub async fn in_real_time() -> Self {
+        Self::with(Clock::start(), server(), None).await
+    }
+
+    pub async fn with(clock: Clock, server: ServerConfig, memory: Option<Arc<dyn Memory>>) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), clock, server, memory, None).await
+    }
+
+    /// A new server over the old one's database.
+    pub async fn restart(self) -> Self {
+        self.store.close().await;
+        let Self { dir, admin, trader, viewer, .. } = self;
+        Self::open(dir, Clock::start(), server(), None, Some([admin, trader, viewer])).await
+    }
+
+    async fn open(
+        dir: tempfile::TempDir,
+        clock: Clock,
+        server: ServerConfig,
+        memory: Option<Arc<dyn Memory>>,
+        tokens: Option<[String; 3]>,
+    ) -> Self {
         let (store, writer) = SqliteStore::open(&dir.path().join("hotgo.db"), OpenOptions::default()).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.run());
         let store: Arc<dyn Store> = Arc::new(store);
         let account = store.ensure_account("paper", "main").await.unwrap().id;
-        let lease = store.acquire_lease(account, &"test".into(), Duration::from_mins(10), false).await.unwrap();
+        let lease = store.acquire_lease(account, &"test".into(), Duration::from_mins(10), true).await.unwrap();
         let state = State { lease, seq: 0, robots: 0, decisions: 0 };
         let engines = Arc::new(FakeEngines {
             store: store.clone(),
@@ -270,11 +296,15 @@ impl World {
             decide: Mutex::default(),
             submitted: AtomicUsize::new(0),
         });
-        let auth = Arc::new(Authenticator::new(store.clone()));
-        let admin = auth.first_admin_token(NOW).await.unwrap().unwrap();
-        assert_eq!(auth.first_admin_token(NOW).await.unwrap(), None, "there is one first token only");
-        let trader = auth.create_key("trader", Role::Trader, NOW).await.unwrap().token.into_text();
-        let viewer = auth.create_key("viewer", Role::Viewer, NOW).await.unwrap().token.into_text();
+        let auth = Authenticator::new(store.clone());
+        let auth = Arc::new(match memory {
+            Some(memory) => auth.with_memory(memory),
+            None => auth,
+        });
+        let [admin, trader, viewer] = match tokens {
+            Some(tokens) => tokens,
+            None => make_tokens(&auth).await,
+        };
         let (shutdown, health) = (Arc::new(FakeShutdown::default()), Arc::new(Mutex::new(HealthStatus::Ok)));
         let intake_open = Arc::new(AtomicBool::new(true));
         let app = router(Deps {
@@ -284,8 +314,9 @@ impl World {
             health: snapshot_of(health.clone()),
             intake: gate(intake_open.clone()),
             shutdown: shutdown.clone(),
-            clock: hotgo::clock::Clock::standing(NOW),
-            server: server(),
+            clock,
+            rates: Arc::new(RateLimits::new(&server, clock)),
+            server,
             trading: trading_config(),
             build_id: "test-build".into(),
             extra: Router::new().route("/api/extra", get(async || "extra")),
@@ -346,6 +377,14 @@ pub fn request(method: Method, path: &str, token: Option<&str>, key: Option<&str
     request.body(Body::from(body.to_owned())).unwrap()
 }
 
+async fn make_tokens(auth: &Authenticator) -> [String; 3] {
+    let admin = auth.first_admin_token(NOW).await.unwrap().unwrap();
+    assert_eq!(auth.first_admin_token(NOW).await.unwrap(), None, "there is one first token only");
+    let trader = auth.create_key("trader", Role::Trader, NOW).await.unwrap().token.into_text();
+    let viewer = auth.create_key("viewer", Role::Viewer, NOW).await.unwrap().token.into_text();
+    [admin, trader, viewer]
+}
+
 fn snapshot_of(status: Arc<Mutex<HealthStatus>>) -> Arc<dyn Fn() -> HealthSnapshot + Send + Sync> {
     Arc::new(move || HealthSnapshot {
         status: *status.lock().unwrap(),
@@ -358,7 +397,7 @@ fn gate(open: Arc<AtomicBool>) -> IntakeGate {
     IntakeGate::new(move || if open.load(Ordering::SeqCst) { Ok(IntakeGuard::new(())) } else { Err(IntakeClosed) })
 }
 
-fn server() -> ServerConfig {
+pub fn server() -> ServerConfig {
     ServerConfig {
         bind: "127.0.0.1:0".parse().unwrap(),
         max_connections: 100,
@@ -369,6 +408,8 @@ fn server() -> ServerConfig {
         request_timeout_ms: 10_000,
         body_limit_bytes: 64 * 1024,
         allowed_origins: Vec::new(),
+        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+        limits: LimitsConfig { requests_per_minute: 120_000, cancels_per_minute: 120_000, refused_per_minute: 600 },
     }
 }
 

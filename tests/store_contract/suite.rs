@@ -10,6 +10,7 @@ use trading::event::Event;
 use trading::ids::{Epoch, Seq, VenueOrderId};
 use trading::money::Qty;
 use trading::order::{Order, Status};
+use trading::time::Timestamp;
 
 use crate::data::{self, Held, TTL, alarm, at, command, fill, opening, order, owner, qty, robot};
 
@@ -49,6 +50,11 @@ macro_rules! contract {
             api_keys_are_found_by_their_hash
             a_revoked_api_key_is_listed_and_found_no_more
             the_last_admin_key_cannot_be_revoked
+            an_api_key_is_found_by_its_id_and_says_whether_it_signs
+            a_nonce_is_taken_once_for_each_key
+            a_nonce_that_has_expired_is_never_taken
+            of_many_callers_with_one_nonce_one_gets_it
+            requests_are_counted_together_by_name_and_window
             the_audit_takes_entries
             everything_answers_closed_after_close
         }
@@ -443,7 +449,7 @@ pub(crate) async fn ended_orders_that_lack_fills_are_loaded(store: &dyn Store) {
 
 fn api_key(id: &str, role: Role, micros: i64) -> ApiKey {
     let (id, hash) = (id.to_owned(), format!("hash of {id}"));
-    ApiKey { id, name: "ops".into(), hash, role, created_at: at(micros), revoked_at: None }
+    ApiKey { id, name: "ops".into(), hash, signed: false, role, created_at: at(micros), revoked_at: None }
 }
 
 pub(crate) async fn api_keys_are_found_by_their_hash(store: &dyn Store) {
@@ -483,6 +489,60 @@ pub(crate) async fn the_last_admin_key_cannot_be_revoked(store: &dyn Store) {
     let left: Vec<_> = store.api_keys().await.unwrap().into_iter().filter(|key| key.revoked_at.is_none()).collect();
     assert_eq!(left.len(), 1);
     assert_eq!(store.api_key(&left[0].hash).await.unwrap().as_ref(), Some(&left[0]), "it still lets its owner in");
+}
+
+pub(crate) async fn an_api_key_is_found_by_its_id_and_says_whether_it_signs(store: &dyn Store) {
+    let bearer = api_key("k1", Role::Trader, 1);
+    let signed = ApiKey { signed: true, ..api_key("k2", Role::Admin, 2) };
+    for key in [&bearer, &signed] {
+        store.add_api_key(key).await.unwrap();
+    }
+    assert_eq!(store.api_key_by_id("k1").await.unwrap(), Some(bearer.clone()));
+    assert_eq!(store.api_key_by_id("k2").await.unwrap(), Some(signed.clone()));
+    assert_eq!(store.api_keys().await.unwrap(), [bearer, signed]);
+    assert_eq!(store.api_key_by_id("k").await.unwrap(), None);
+    assert_eq!(store.revoke_api_key("k1", at(9)).await.unwrap(), Revocation::Revoked);
+    let revoked = store.api_key_by_id("k1").await.unwrap().unwrap();
+    assert_eq!(revoked.revoked_at, Some(at(9)));
+}
+
+/// Far beyond any clock of a test.
+const NEVER: Timestamp = Timestamp::from_millis(9_000_000_000_000);
+
+pub(crate) async fn a_nonce_is_taken_once_for_each_key(store: &dyn Store) {
+    for (key, nonce, first) in [("a", "1", true), ("a", "1", false), ("b", "1", true), ("a", "2", true), ("b", "1", false)]
+    {
+        assert_eq!(store.use_nonce(key, nonce, NEVER).await.unwrap(), first, "{key} {nonce}");
+    }
+}
+
+pub(crate) async fn a_nonce_that_has_expired_is_never_taken(store: &dyn Store) {
+    assert!(store.use_nonce("a", "lives", NEVER).await.unwrap());
+    for _ in 0..3 {
+        assert!(!store.use_nonce("a", "expired", Timestamp::from_millis(1)).await.unwrap());
+    }
+    assert!(!store.use_nonce("a", "lives", NEVER).await.unwrap(), "what has not expired is kept");
+}
+
+pub(crate) async fn of_many_callers_with_one_nonce_one_gets_it(store: &dyn Store) {
+    let callers = (0..64).map(|n| async move { store.use_nonce("a", &(n % 4).to_string(), NEVER).await.unwrap() });
+    assert_eq!(join_all(callers).await.into_iter().filter(|first| *first).count(), 4);
+}
+
+pub(crate) async fn requests_are_counted_together_by_name_and_window(store: &dyn Store) {
+    let count = async |window, counts: &[(&str, u64)], oldest| {
+        let counts: Vec<_> = counts.iter().map(|(name, add)| ((*name).to_owned(), *add)).collect();
+        store.count_requests(at(window), &counts, at(oldest)).await.unwrap()
+    };
+    assert_eq!(count(60, &[("a", 3), ("b", 0)], 0).await, [3, 0]);
+    assert_eq!(count(60, &[("b", 2), ("a", 1)], 0).await, [2, 4]);
+    assert_eq!(count(120, &[("a", 1)], 60).await, [1], "a window of its own");
+    assert_eq!(count(60, &[("a", 0)], 60).await, [4]);
+    assert_eq!(count(120, &[("a", 0)], 120).await, [1]);
+    assert_eq!(count(60, &[("a", 0)], 60).await, [0], "the first window was forgotten");
+    assert_eq!(count(60, &[], 60).await, [] as [u64; 0]);
+    let both = tokio::join!(count(60, &[("c", 1)], 60), count(60, &[("c", 1)], 60));
+    assert_eq!(both.0[0] + both.1[0], 3, "one saw the other");
 }
 
 pub(crate) async fn the_audit_takes_entries(store: &dyn Store) {

@@ -159,6 +159,20 @@ impl Store for MemoryStore {
     async fn append_audit(&self, _: &AuditEntry) -> Result<(), StoreError> {
         unused()
     }
+    async fn api_key_by_id(&self, _: &str) -> Result<Option<ApiKey>, StoreError> {
+        unused()
+    }
+    async fn use_nonce(&self, _: &str, _: &str, _: Timestamp) -> Result<bool, StoreError> {
+        unused()
+    }
+    async fn count_requests(
+        &self,
+        _: Timestamp,
+        _: &[(String, u64)],
+        _: Timestamp,
+    ) -> Result<Vec<u64>, StoreError> {
+        unused()
+    }
     async fn ping(&self) -> Result<(), StoreError> {
         unused()
     }

@@ -103,10 +103,11 @@ pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> 
 
 pub(super) async fn add_api_key(conn: &mut PgConnection, key: ApiKey) -> Sql<()> {
     let role = name_of(&key.role)?;
-    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, role, created_at) VALUES ($1, $2, $3, $4, $5)")
+    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, signed, role, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(escape(&key.id))
         .bind(escape(&key.name))
         .bind(escape(&key.hash))
+        .bind(i64::from(key.signed))
         .bind(role)
         .bind(key.created_at.micros())
         .execute(conn)

@@ -11,6 +11,7 @@
 //! 5. No operation is given up on a connection that is used again: the connection is closed instead.
 
 mod lease;
+mod once;
 mod open;
 mod read;
 mod rows;
@@ -169,6 +170,10 @@ impl Store for PostgresStore {
         bounded(common::api_key(&mut &*self.readers, hash)).await
     }
 
+    async fn api_key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        bounded(common::api_key_by_id(&mut &*self.readers, id)).await
+    }
+
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
         let id = id.to_owned();
         self.jobs.write(move |conn| Box::pin(lease::revoke_api_key(conn, id, at))).await
@@ -181,6 +186,21 @@ impl Store for PostgresStore {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         let entry = entry.clone();
         self.jobs.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
+        let (key_id, nonce) = (key_id.to_owned(), nonce.to_owned());
+        self.jobs.write(move |conn| Box::pin(once::use_nonce(conn, key_id, nonce, expires_at))).await
+    }
+
+    async fn count_requests(
+        &self,
+        window_start: Timestamp,
+        counts: &[(String, u64)],
+        oldest: Timestamp,
+    ) -> Result<Vec<u64>, StoreError> {
+        let counts = counts.to_vec();
+        self.jobs.write(move |conn| Box::pin(once::count_requests(conn, window_start, counts, oldest))).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

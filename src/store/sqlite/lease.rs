@@ -99,10 +99,11 @@ pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bo
 
 pub(super) async fn add_api_key(conn: &mut SqliteConnection, key: ApiKey) -> Sql<()> {
     let role = name_of(&key.role)?;
-    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, role, created_at) VALUES (?, ?, ?, ?, ?)")
+    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, signed, role, created_at) VALUES (?, ?, ?, ?, ?, ?)")
         .bind(key.id)
         .bind(key.name)
         .bind(key.hash)
+        .bind(key.signed)
         .bind(role)
         .bind(key.created_at.micros())
         .execute(conn)

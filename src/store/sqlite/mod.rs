@@ -12,6 +12,7 @@
 mod dump;
 mod lease;
 mod lock;
+mod once;
 mod open;
 mod read;
 mod rows;
@@ -51,6 +52,7 @@ use super::{
 use super::read as common;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::bounded;
+use once::Waiting;
 
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,6 +63,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     jobs: Jobs<SqliteConnection>,
     broken: Arc<AtomicBool>,
+    nonces: Waiting,
 }
 
 impl SqliteStore {
@@ -73,7 +76,7 @@ impl SqliteStore {
         let broken = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = Jobs::new(options.queue, writer::is_io_error);
         let writer = Writer::new(lock, conn, queue, Arc::clone(&broken));
-        Ok((Self { readers, jobs, broken }, writer))
+        Ok((Self { readers, jobs, broken, nonces: Waiting::default() }, writer))
     }
 
     /// Whether the disk failed and nothing is written any more. Only opening the store anew tells what is durable.
@@ -195,6 +198,10 @@ impl Store for SqliteStore {
         bounded(common::api_key(&mut &self.readers, hash)).await
     }
 
+    async fn api_key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        bounded(common::api_key_by_id(&mut &self.readers, id)).await
+    }
+
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
         let id = id.to_owned();
         self.write(move |conn| Box::pin(lease::revoke_api_key(conn, id, at))).await
@@ -207,6 +214,23 @@ impl Store for SqliteStore {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         let entry = entry.clone();
         self.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
+        let (waiting, answer) = (self.nonces.clone(), self.nonces.add(key_id, nonce, expires_at));
+        self.jobs.write(move |conn| Box::pin(async move { waiting.take_all(conn).await })).await?;
+        // Whatever ran before that write, or in it, has answered.
+        answer.await.map_err(|_| StoreError::Unavailable("the writer did not answer".into()))?
+    }
+
+    async fn count_requests(
+        &self,
+        window_start: Timestamp,
+        counts: &[(String, u64)],
+        oldest: Timestamp,
+    ) -> Result<Vec<u64>, StoreError> {
+        let counts = counts.to_vec();
+        self.write(move |conn| Box::pin(once::count_requests(conn, window_start, counts, oldest))).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

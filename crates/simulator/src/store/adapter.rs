@@ -1,5 +1,6 @@
 //! The model behind the server's own port, so that the contract of all stores can be run against it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ struct Inner {
     store: SimStore,
     api_keys: Vec<ApiKey>,
     audit: Vec<AuditEntry>,
+    nonces: BTreeMap<(String, String), Timestamp>,
+    rates: BTreeMap<(Timestamp, String), u64>,
     closed: bool,
 }
 
@@ -184,6 +187,10 @@ impl Store for SimDatabase {
         Ok(self.open()?.api_keys.iter().find(|key| key.hash == hash).cloned())
     }
 
+    async fn api_key_by_id(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
+        Ok(self.open()?.api_keys.iter().find(|key| key.id == id).cloned())
+    }
+
     async fn revoke_api_key(&self, id: &str, at: Timestamp) -> Result<Revocation, StoreError> {
         let mut inner = self.open()?;
         let is_admin = |key: &ApiKey| key.role == Role::Admin && key.revoked_at.is_none();
@@ -205,6 +212,30 @@ impl Store for SimDatabase {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         self.open()?.audit.push(entry.clone());
         Ok(())
+    }
+
+    async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
+        let (now, mut inner) = (self.now(), self.open()?);
+        inner.nonces.retain(|_, expires_at| *expires_at > now);
+        let name = (key_id.to_owned(), nonce.to_owned());
+        Ok(expires_at > now && inner.nonces.insert(name, expires_at).is_none())
+    }
+
+    async fn count_requests(
+        &self,
+        window_start: Timestamp,
+        counts: &[(String, u64)],
+        oldest: Timestamp,
+    ) -> Result<Vec<u64>, StoreError> {
+        let mut inner = self.open()?;
+        let totals = counts.iter().map(|(name, add)| {
+            let total = inner.rates.entry((window_start, name.clone())).or_default();
+            *total = total.saturating_add(*add);
+            *total
+        });
+        let totals = totals.collect();
+        inner.rates.retain(|(window_start, _), _| *window_start >= oldest);
+        Ok(totals)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
