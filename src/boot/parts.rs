@@ -31,9 +31,10 @@ use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
+use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::Store;
+use crate::store::{InstanceRow, Store};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
 
@@ -82,7 +83,10 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
+    let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let place = (serves_at, options.build_id.as_str());
+    let (registry, _instances, accounts) =
+        boot.engines(accounts, &store, &venues, &prices, &hub, draining, place).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -100,19 +104,18 @@ pub(super) async fn start(
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let router = boot.api(&store, &registry, auth, &views, websockets);
-    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
-    announce(&format!("listening on http://{address}"));
+    announce(&format!("listening on http://{serves_at}"));
     if options.demo {
         boot.demo(&store, registry, &accounts, go).await?;
     }
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(address)
+    Ok(serves_at)
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -253,8 +256,9 @@ impl Boot<'_> {
         prices: &MarketHub,
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
-    ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
-        let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
+        place: (SocketAddr, &str),
+    ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
+        let id = self.instance_id();
         let mut accounts = Vec::new();
         for wanted in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
@@ -267,13 +271,15 @@ impl Boot<'_> {
                 clock: self.clock,
                 namespace: self.config.trading.namespace.clone(),
                 limits: self.config.trading.limits.clone(),
-                owner: Arc::clone(&owner),
+                owner: Arc::clone(&id),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
+                hand_over: ms(self.config.instance.hand_over_ms),
                 // The database file's own lock: no other living process writes it.
                 predecessor_is_dead: true,
             };
             accounts.push((account, ports));
         }
+        let able = accounts.iter().map(|(account, _)| account.id).collect();
         let named = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
         let (registry, drivers) = EngineRegistry::new(accounts, self.config.trading.queue);
         let mut tasks = Vec::new();
@@ -282,8 +288,46 @@ impl Boot<'_> {
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        hooks::register(self.handle, self.phases, Led { registry: Arc::clone(&registry), drivers: tasks, draining })?;
-        Ok((registry, named))
+        let instances = self.instances(id, able, store, &registry, place)?;
+        let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, instances: instances.clone() };
+        hooks::register(self.handle, self.phases, led)?;
+        Ok((registry, instances, named))
+    }
+
+    /// Unique per process start.
+    fn instance_id(&self) -> Arc<str> {
+        format!("{}-{}-{}", self.instance_name(), std::process::id(), self.clock.now().micros()).into()
+    }
+
+    fn instance_name(&self) -> String {
+        let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+        self.config.instance.name.clone().or_else(host).unwrap_or_else(|| "main".to_owned())
+    }
+
+    /// It says that it lives until all that it owned is given up.
+    fn instances(
+        &self,
+        id: Arc<str>,
+        accounts: Vec<AccountId>,
+        store: &Arc<dyn Store>,
+        registry: &Arc<EngineRegistry>,
+        (address, build_id): (SocketAddr, &str),
+    ) -> Result<Instances, BootError> {
+        let row = InstanceRow {
+            id,
+            name: self.instance_name(),
+            address: address.to_string(),
+            build_id: build_id.to_owned(),
+            accounts,
+            draining: false,
+            started_at: self.clock.now(),
+        };
+        // The database file's own lock: no other living process writes it.
+        let settings = instance::Settings { row, ttl: ms(self.config.trading.lease_ttl_ms), alone: true };
+        let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), || {});
+        let stop = self.handle.token(self.phases.close_streams);
+        self.run(self.phases.close_streams, "instances", instances.clone().run(stop))?;
+        Ok(instances)
     }
 
     /// Asks the store twice a second, so that a health request need not.

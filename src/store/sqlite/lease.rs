@@ -19,7 +19,7 @@ pub(super) fn name(account: AccountId) -> String {
     format!("account/{account}")
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
 }
 
@@ -98,6 +98,24 @@ pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bo
         .bind(lease.epoch.0)
         .execute(conn)
         .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether the lease was still held, and so went over to its next owner.
+pub(super) async fn transfer(conn: &mut SqliteConnection, lease: Lease, to: String, ttl: Duration) -> Sql<bool> {
+    let done = sqlx::query(
+        "UPDATE hg_trading_lease
+         SET owner = ?4, epoch = epoch + 1, expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?5
+         WHERE name = ?1 AND owner = ?2 AND epoch = ?3
+           AND expires_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+    )
+    .bind(name(lease.account))
+    .bind(lease.owner.as_ref())
+    .bind(lease.epoch.0)
+    .bind(to)
+    .bind(micros(ttl))
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
