@@ -1,5 +1,6 @@
 //! Starts the parts, in the order in which each needs the one before, and registers how each ends.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -85,7 +86,7 @@ pub(super) async fn start(
     let (draining, drain_notice) = watch::channel(None);
     let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     let place = (serves_at, options.build_id.as_str());
-    let (registry, _instances, accounts) =
+    let (registry, instances, accounts) =
         boot.engines(accounts, &store, &venues, &prices, &hub, draining, place).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
@@ -98,12 +99,13 @@ pub(super) async fn start(
         store_is_well: boot.watch_store(&store)?,
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
+        instance: Arc::clone(instances.id()),
         sessions: sessions.clone(),
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
-    let router = boot.api(&store, &registry, auth, &views, websockets);
+    let router = boot.api(&store, &registry, &instances, auth, &views, websockets);
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
@@ -259,9 +261,14 @@ impl Boot<'_> {
         place: (SocketAddr, &str),
     ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
         let id = self.instance_id();
-        let mut accounts = Vec::new();
+        let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
         for wanted in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
+            if let Some(paper) = venues.paper.as_ref().filter(|_| wanted.venue == PAPER)
+                && store.bind_ledger(account.id, paper.ledger_id()).await? != paper.ledger_id()
+            {
+                elsewhere.insert(account.id);
+            }
             let gateway = venues.gateway(&wanted).await?;
             let ports = Ports {
                 store: Arc::clone(store),
@@ -279,9 +286,14 @@ impl Boot<'_> {
             };
             accounts.push((account, ports));
         }
-        let able = accounts.iter().map(|(account, _)| account.id).collect();
-        let named = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
+        let able = accounts.iter().map(|(account, _)| account.id).filter(|id| !elsewhere.contains(id)).collect();
+        let named: Vec<_> = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
         let (registry, drivers) = EngineRegistry::new(accounts, self.config.trading.queue);
+        for (account, label) in named.iter().filter(|(account, _)| elsewhere.contains(account)) {
+            let reason = format!("account {label} trades in the paper ledger of another data directory");
+            tracing::warn!("{reason}");
+            registry.set_reason(*account, &reason);
+        }
         let mut tasks = Vec::new();
         for driver in drivers {
             let label = driver.account().label.clone();
@@ -406,6 +418,7 @@ impl Boot<'_> {
         &self,
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
+        instances: &Instances,
         auth: Authenticator,
         views: &Views,
         websockets: axum::Router,
@@ -418,6 +431,7 @@ impl Boot<'_> {
             engines,
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
+            instances: instances.seen(),
             intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
             shutdown: Arc::new(views.clone()),
             clock: self.clock,

@@ -27,6 +27,7 @@ pub(super) struct Views {
     pub(super) store_is_well: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) build_id: Arc<str>,
+    pub(super) instance: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
     pub(super) last_reload: watch::Receiver<Option<LastReload>>,
 }
@@ -83,6 +84,7 @@ impl Views {
         let now = Instant::now();
         StatusReport {
             build_id: self.build_id.to_string(),
+            instance: self.instance.to_string(),
             pid: std::process::id(),
             uptime_ms: ms(self.clock.uptime()),
             phase: self.phase(&progress),

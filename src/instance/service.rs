@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
+use super::api::Seen;
 use super::plan::{Desired, Looker, duty, plan};
 use crate::engines::{Duty, EngineRegistry};
 use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
@@ -87,6 +88,11 @@ impl Instances {
     /// Who is here and who has what, as last seen.
     pub fn view(&self) -> watch::Receiver<View> {
         self.view.subscribe()
+    }
+
+    /// What the routes show.
+    pub fn seen(&self) -> Seen {
+        Seen { id: Arc::clone(self.id()), view: self.view() }
     }
 
     /// Looks at once: something has changed.
