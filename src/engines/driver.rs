@@ -175,6 +175,8 @@ impl Driver {
             let owner: Arc<str> = owner.as_str().into();
             tracing::info!(account = %self.account.label, %owner, "the account is another's");
             self.face.update(|status| (status.state, status.owner) = (STANDBY, Some(owner)));
+            // Nothing of it is here.
+            self.face.drained.send_replace(true);
         } else {
             tracing::error!(account = %self.account.label, error = %chain(error), "engine starts anew");
         }

@@ -159,11 +159,6 @@ impl EngineRegistry {
         self.changed.notified().await;
     }
 
-    /// Makes [`EngineRegistry::changed`] resolve.
-    pub fn notify_changed(&self) {
-        self.changed.notify_one();
-    }
-
     /// The accounts that there are engines for.
     pub fn accounts(&self) -> impl Iterator<Item = AccountId> {
         self.entries.keys().copied()

@@ -178,9 +178,7 @@ impl<'a> Session<'a> {
         }
         let ends = stage >= Stage::Stop || self.has_settled();
         if ends {
-            if self.leave_by.is_some() {
-                steps.push(self.engine.step(Input::GiveUp, self.driver.ports.clock.now()));
-            }
+            // Not GiveUp: that begins with the robots' stop policies. What is on the wire is unknown to the successor anyway.
             steps.push(self.engine.stopped(self.driver.ports.clock.now()));
         }
         self.finish(steps).await?;

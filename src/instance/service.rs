@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
@@ -51,6 +51,7 @@ pub struct Instances {
     registry: Arc<EngineRegistry>,
     /// Tells the others to look.
     tell: Arc<dyn Fn() + Send + Sync>,
+    asked: Arc<Notify>,
     draining: Arc<watch::Sender<bool>>,
     view: Arc<watch::Sender<View>>,
 }
@@ -75,6 +76,7 @@ impl Instances {
             store,
             registry,
             tell: Arc::new(tell),
+            asked: Arc::default(),
             draining: Arc::new(watch::Sender::new(false)),
             view: Arc::new(watch::Sender::new(View::default())),
         }
@@ -95,9 +97,9 @@ impl Instances {
         Seen { id: Arc::clone(self.id()), view: self.view() }
     }
 
-    /// Looks at once: something has changed.
+    /// Looks at once who lives and who has what: another instance said that something has changed.
     pub fn wake(&self) {
-        self.registry.notify_changed();
+        self.asked.notify_one();
     }
 
     /// Takes no account from now on, and hands those it has to others that can have them. Returns once the others know and
@@ -139,6 +141,7 @@ impl Instances {
             }
             let until = if self.must_look() { next_beat.min(Instant::now() + LOOK_EVERY) } else { next_beat };
             tokio::select! {
+                () = self.asked.notified() => next_beat = Instant::now(),
                 () = self.registry.changed() => {}
                 () = sleep_until(until) => {}
             }
@@ -179,11 +182,9 @@ impl Instances {
     async fn look(&self) -> Result<Option<Instant>, StoreError> {
         let leases = self.leases().await?;
         let living = self.view.borrow().living.clone();
-        let draining = *self.draining.borrow();
-        let is_told = living.iter().any(|it| it.row.id == *self.id() && it.row.draining == draining);
         let desired = self.plan(&living, &leases);
         let view = View { living, leases, desired };
-        if !is_told || !self.duties(&view).all(|(account, duty)| self.registry.is_assigned(account, &duty)) {
+        if !self.duties(&view).all(|(account, duty)| self.registry.is_assigned(account, &duty)) {
             return self.beat().await;
         }
         self.publish(view);

@@ -35,7 +35,7 @@ struct Desk {
 pub(crate) struct Venue {
     pub(crate) info: SymbolInfo,
     desks: Mutex<(i64, BTreeMap<String, Desk>)>,
-    /// While it is set, orders are taken and not answered.
+    /// While it is set, orders are taken, and nobody is told.
     hold: watch::Sender<bool>,
 }
 
@@ -115,8 +115,10 @@ impl Port {
             };
             desk.fills.extend(report.fills.iter().cloned());
             desk.orders.insert(report.client_id.clone(), report.clone());
-            let event = StreamEvent::Report(report.clone());
-            desk.streams.retain(|stream| stream.try_send(event.clone()).is_ok());
+            if !*self.venue.hold.borrow() {
+                let event = StreamEvent::Report(report.clone());
+                desk.streams.retain(|stream| stream.try_send(event.clone()).is_ok());
+            }
             report
         })
     }
@@ -150,8 +152,14 @@ impl Gateway for Port {
         SendResult::Accepted(report)
     }
 
-    async fn cancel(&self, _: &Symbol, _: &ClientOrderId) -> CancelResult {
-        CancelResult::UnknownOrder
+    async fn cancel(&self, _: &Symbol, client_id: &ClientOrderId) -> CancelResult {
+        self.venue.with(&self.account, |desk, _| match desk.orders.get_mut(client_id) {
+            Some(order) if order.status == VenueStatus::New => {
+                order.status = VenueStatus::Canceled;
+                CancelResult::Canceled(order.clone())
+            }
+            _ => CancelResult::UnknownOrder,
+        })
     }
 
     async fn query(&self, _: &Symbol, client_id: &ClientOrderId, thorough: bool) -> QueryResult {
