@@ -12,6 +12,7 @@ pub mod engines;
 pub mod failpoints;
 pub mod gateway;
 pub mod http;
+pub mod instance;
 pub mod market;
 pub mod orders;
 pub mod robots;

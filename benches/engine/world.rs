@@ -78,6 +78,7 @@ impl World {
             limits: Limits::default(),
             owner: "bench".into(),
             lease_ttl: Duration::from_secs(15),
+            hand_over: Duration::from_secs(5),
             predecessor_is_dead: true,
         };
         let (registry, tasks) = EngineRegistry::new(vec![(account.clone(), ports)], 1024);
@@ -85,6 +86,7 @@ impl World {
         for driver in tasks {
             drivers.spawn(driver.run());
         }
+        registry.take_all();
         timeout(PATIENCE, registry.ready(Duration::from_millis(1))).await.expect("never ready");
         let robot = RobotId::nth(account.id, 1).unwrap();
         Self { store, account, registry, drivers, rest, market: market_stop, robot }

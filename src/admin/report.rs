@@ -11,6 +11,9 @@ use crate::engines::EngineStatus;
 pub struct StatusReport {
     /// The build.
     pub build_id: String,
+    /// The instance's id: unique per start of a process.
+    #[serde(default)]
+    pub instance: String,
     /// The process.
     pub pid: u32,
     /// Since the start of the process.
@@ -90,8 +93,11 @@ pub struct EngineReport {
     pub label: String,
     /// Whether it trades.
     pub ready: bool,
-    /// `recovering`, `running`, `draining`, `stopped` or `fenced`.
+    /// `starting`, `recovering`, `running`, `draining`, `stopped`, `quarantined`, `handing over`, `standby` or `unowned`.
     pub state: String,
+    /// Which instance has it, by its id.
+    #[serde(default)]
+    pub owner: Option<String>,
     /// The lease epoch.
     pub epoch: Option<i64>,
     /// Robots that trade.
@@ -121,6 +127,7 @@ impl From<&EngineStatus> for EngineReport {
             label: status.label.clone(),
             ready: status.ready,
             state: status.state.to_owned(),
+            owner: status.owner.as_deref().map(str::to_owned),
             epoch: status.epoch.map(|epoch| epoch.0),
             robots_running: status.robots_running,
             live_orders: status.live_orders,

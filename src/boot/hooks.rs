@@ -1,13 +1,19 @@
 //! What each phase does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shutdown_coordinator::{HookContext, Rejected, ShutdownHandle, Task};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{BootError, Phases};
 use crate::engines::{EngineRegistry, Engines, Farewell, Stage};
+use crate::instance::Instances;
 use crate::stream::Drain;
+
+/// Longer than the store takes.
+const TELL_OTHERS: Duration = Duration::from_millis(500);
 
 /// A hook that came too late: the shutdown began while the server started.
 pub(super) fn late<F>(_: Rejected<F>) -> BootError {
@@ -19,10 +25,11 @@ pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
     pub(super) drivers: Vec<(String, Task<Farewell>)>,
     pub(super) draining: watch::Sender<Option<Drain>>,
+    pub(super) instances: Instances,
 }
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
-    let Led { registry, drivers, draining } = led;
+    let Led { registry, drivers, draining, instances } = led;
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
             let drain = match cx.reason() {
@@ -31,6 +38,12 @@ pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Res
             };
             draining.send_replace(Some(drain));
             async {}
+        })
+        .map_err(late)?;
+    handle
+        .on(phases.announce, "hand accounts over", move |_| async move {
+            // If the store does not answer, they are given up when their engines stop.
+            let _told = timeout(TELL_OTHERS, instances.drain()).await;
         })
         .map_err(late)?;
     let engines = Arc::clone(&registry);

@@ -1,5 +1,6 @@
 //! Starts the parts, in the order in which each needs the one before, and registers how each ends.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,9 +32,10 @@ use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http::{self, RateLimits};
+use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::Store;
+use crate::store::{InstanceRow, Store};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
 
@@ -82,7 +84,10 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
+    let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let place = (serves_at, options.build_id.as_str());
+    let (registry, instances, accounts) =
+        boot.engines(accounts, &store, &venues, &prices, &hub, draining, place).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -94,26 +99,26 @@ pub(super) async fn start(
         store_is_well: boot.watch_store(&store)?,
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
+        instance: Arc::clone(instances.id()),
         sessions: sessions.clone(),
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
-    let router = boot.api(&store, &registry, auth, &views, rates, websockets);
-    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let router = boot.api(&store, &registry, &instances, auth, &views, rates, websockets);
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
-    announce(&format!("listening on http://{address}"));
+    announce(&format!("listening on http://{serves_at}"));
     if options.demo {
         boot.demo(&store, registry, &accounts, go).await?;
     }
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(address)
+    Ok(serves_at)
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -254,11 +259,17 @@ impl Boot<'_> {
         prices: &MarketHub,
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
-    ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
-        let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
-        let mut accounts = Vec::new();
+        place: (SocketAddr, &str),
+    ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
+        let id = self.instance_id();
+        let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
         for wanted in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
+            if let Some(paper) = venues.paper.as_ref().filter(|_| wanted.venue == PAPER)
+                && store.bind_ledger(account.id, paper.ledger_id()).await? != paper.ledger_id()
+            {
+                elsewhere.insert(account.id);
+            }
             let gateway = venues.gateway(&wanted).await?;
             let ports = Ports {
                 store: Arc::clone(store),
@@ -268,23 +279,68 @@ impl Boot<'_> {
                 clock: self.clock,
                 namespace: self.config.trading.namespace.clone(),
                 limits: self.config.trading.limits.clone(),
-                owner: Arc::clone(&owner),
+                owner: Arc::clone(&id),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
+                hand_over: ms(self.config.instance.hand_over_ms),
                 // The database file's own lock: no other living process writes it.
                 predecessor_is_dead: true,
             };
             accounts.push((account, ports));
         }
-        let named = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
+        let able = accounts.iter().map(|(account, _)| account.id).filter(|id| !elsewhere.contains(id)).collect();
+        let named: Vec<_> = accounts.iter().map(|(account, _)| (account.id, account.label.clone())).collect();
         let (registry, drivers) = EngineRegistry::new(accounts, self.config.trading.queue);
+        for (account, label) in named.iter().filter(|(account, _)| elsewhere.contains(account)) {
+            let reason = format!("account {label} trades in the paper ledger of another data directory");
+            tracing::warn!("{reason}");
+            registry.set_reason(*account, &reason);
+        }
         let mut tasks = Vec::new();
         for driver in drivers {
             let label = driver.account().label.clone();
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        hooks::register(self.handle, self.phases, Led { registry: Arc::clone(&registry), drivers: tasks, draining })?;
-        Ok((registry, named))
+        let instances = self.instances(id, able, store, &registry, place)?;
+        let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, instances: instances.clone() };
+        hooks::register(self.handle, self.phases, led)?;
+        Ok((registry, instances, named))
+    }
+
+    /// Unique per process start.
+    fn instance_id(&self) -> Arc<str> {
+        format!("{}-{}-{}", self.instance_name(), std::process::id(), self.clock.now().micros()).into()
+    }
+
+    fn instance_name(&self) -> String {
+        let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+        self.config.instance.name.clone().or_else(host).unwrap_or_else(|| "main".to_owned())
+    }
+
+    /// It says that it lives until all that it owned is given up.
+    fn instances(
+        &self,
+        id: Arc<str>,
+        accounts: Vec<AccountId>,
+        store: &Arc<dyn Store>,
+        registry: &Arc<EngineRegistry>,
+        (address, build_id): (SocketAddr, &str),
+    ) -> Result<Instances, BootError> {
+        let row = InstanceRow {
+            id,
+            name: self.instance_name(),
+            address: address.to_string(),
+            build_id: build_id.to_owned(),
+            accounts,
+            draining: false,
+            started_at: self.clock.now(),
+        };
+        // The database file's own lock: no other living process writes it.
+        let settings = instance::Settings { row, ttl: ms(self.config.trading.lease_ttl_ms), alone: true };
+        let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), || {});
+        let stop = self.handle.token(self.phases.close_streams);
+        self.run(self.phases.close_streams, "instances", instances.clone().run(stop))?;
+        Ok(instances)
     }
 
     /// Asks the store twice a second, so that a health request need not.
@@ -363,6 +419,7 @@ impl Boot<'_> {
         &self,
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
+        instances: &Instances,
         auth: Authenticator,
         views: &Views,
         rates: Arc<RateLimits>,
@@ -376,6 +433,7 @@ impl Boot<'_> {
             engines,
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
+            instances: instances.seen(),
             intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
             shutdown: Arc::new(views.clone()),
             clock: self.clock,

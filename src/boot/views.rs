@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::reload::LastReload;
 use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
 use crate::clock::Clock;
-use crate::engines::{EngineRegistry, Engines};
+use crate::engines::{EngineRegistry, EngineStatus, Engines};
 use crate::http::{
     Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
     ShutdownStage, ShutdownStatus, ShutdownTrigger,
@@ -27,6 +27,7 @@ pub(super) struct Views {
     pub(super) store_is_well: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) build_id: Arc<str>,
+    pub(super) instance: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
     pub(super) last_reload: watch::Receiver<Option<LastReload>>,
 }
@@ -50,10 +51,8 @@ impl Views {
         for engine in self.registry.status() {
             checks.push(Check {
                 name: format!("account:{}", engine.label).into(),
-                ok: engine.ready,
-                detail: engine
-                    .reason
-                    .map_or_else(|| engine.state.into(), |reason| format!("{}: {reason}", engine.state).into()),
+                ok: engine.is_well(),
+                detail: detail(&engine).into(),
             });
         }
         let store_ok = self.store_is_well.load(Ordering::Relaxed);
@@ -85,6 +84,7 @@ impl Views {
         let now = Instant::now();
         StatusReport {
             build_id: self.build_id.to_string(),
+            instance: self.instance.to_string(),
             pid: std::process::id(),
             uptime_ms: ms(self.clock.uptime()),
             phase: self.phase(&progress),
@@ -150,6 +150,16 @@ impl ShutdownControl for Views {
             Trigger::AlreadyRunning(first) => ShutdownTrigger { started: false, reason: first.to_string() },
             _ => ShutdownTrigger { started: false, reason: "nobody is left to run a shutdown".to_owned() },
         }
+    }
+}
+
+/// What an account is doing, why, and where.
+fn detail(engine: &EngineStatus) -> String {
+    let elsewhere = || engine.owner.as_ref().filter(|_| !engine.ready && engine.is_well());
+    match (&engine.reason, elsewhere()) {
+        (Some(reason), _) => format!("{}: {reason}", engine.state),
+        (None, Some(owner)) => format!("{}: {owner}", engine.state),
+        (None, None) => engine.state.to_owned(),
     }
 }
 

@@ -89,6 +89,9 @@ fn text(out: Output, report: &StatusReport) -> String {
 fn engine_text(out: Output, engine: &EngineReport) -> String {
     let state = out.paint(if engine.ready { Style::Good } else { Style::Warn }, &engine.state);
     let epoch = engine.epoch.map_or_else(|| "-".to_owned(), |epoch| epoch.to_string());
+    if let ("standby" | "handing over", Some(owner)) = (engine.state.as_str(), &engine.owner) {
+        return format!("{} {state}  of {owner}", engine.label);
+    }
     format!(
         "{} {state}  epoch {epoch}  robots {}  live orders {}  unresolved {}  queued {}",
         engine.label,
@@ -167,6 +170,7 @@ mod tests {
                 label: "main".to_owned(),
                 ready: true,
                 state: "draining".to_owned(),
+                owner: None,
                 epoch: Some(3),
                 robots_running: 2,
                 live_orders: 5,

@@ -99,3 +99,15 @@ pub struct StreamConfig {
     /// Time between pings.
     pub ping_interval_ms: u64,
 }
+
+/// `instance`: this process among others on the same database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    /// What people call it; the host's name if absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// How long the planned hand-over of an account waits for what is on the wire. What is unknown after that the successor
+    /// resolves.
+    pub hand_over_ms: u64,
+}

@@ -37,6 +37,7 @@ pub struct Unfit {
 pub fn validate(config: &Config) -> Vec<Unfit> {
     let mut faults = Faults::default();
     server(config, &mut faults);
+    instance(config, &mut faults);
     accounts(config, &mut faults);
     venue(config, &mut faults);
     binance(config, &mut faults);
@@ -131,6 +132,24 @@ fn server(config: &Config, faults: &mut Faults) {
         let remedy = format!("is not a filter ({error}); write such as info or info,hotgo::engines=debug");
         faults.add("log.filter", &config.log.filter, remedy);
     }
+}
+
+fn instance(config: &Config, faults: &mut Faults) {
+    let instance = &config.instance;
+    if let Some(name) = &instance.name {
+        let fits = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
+        faults.unless(fits, "instance.name", name, "use 1 to 64 characters, or remove it to use the host's name");
+    }
+    faults.agree(
+        instance.hand_over_ms <= config.shutdown.order_drain_ms,
+        "instance.hand_over_ms",
+        instance.hand_over_ms,
+        &["shutdown.order_drain_ms"],
+        format!(
+            "must not exceed shutdown.order_drain_ms = {}: a shutdown hands accounts over too",
+            config.shutdown.order_drain_ms
+        ),
+    );
 }
 
 fn accounts(config: &Config, faults: &mut Faults) {

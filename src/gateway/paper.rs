@@ -146,6 +146,11 @@ impl PaperVenue {
         self.shared.host.ledger()
     }
 
+    /// Tells the ledger from every other: an account's balances mean something in one only.
+    pub fn ledger_id(&self) -> &str {
+        self.shared.host.ledger_id()
+    }
+
     /// Lets the driver end: see [`Host::close`].
     pub fn close(&self) {
         self.shared.host.close();

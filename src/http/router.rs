@@ -22,7 +22,7 @@ use crate::config::{ServerConfig, TradingConfig};
 use crate::engines::Engines;
 use crate::signals::{Commands, IntakeGate};
 use crate::store::Store;
-use crate::{orders, robots, signals};
+use crate::{instance, orders, robots, signals};
 
 /// What the API is made of.
 pub struct Deps {
@@ -34,6 +34,8 @@ pub struct Deps {
     pub auth: Arc<Authenticator>,
     /// How the server stands. Called for each health request: it must only read.
     pub health: Arc<dyn Fn() -> HealthSnapshot + Send + Sync>,
+    /// Who else is here.
+    pub instances: instance::api::Seen,
     /// Whether new signals are taken.
     pub intake: IntakeGate,
     /// The shutdown.
@@ -98,7 +100,7 @@ fn limits(server: &ServerConfig) -> RequestLimits {
 
 /// The features' routes: those that are open to all, and those that need a token.
 fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
-    let Deps { store, engines, auth, intake, shutdown, clock, rates, trading, .. } = deps;
+    let Deps { store, engines, auth, instances, intake, shutdown, clock, rates, trading, .. } = deps;
     let commands = Commands::new(store.clone(), engines.clone());
     let signals = signals::api::SignalsState {
         commands: commands.clone(),
@@ -109,7 +111,12 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
         ttl: Duration::from_millis(trading.signal_ttl_ms),
     };
     let robots = robots::api::RobotsState { commands: commands.clone(), store: store.clone() };
-    let orders = orders::api::OrdersState { commands, store: store.clone(), engines: engines.clone() };
+    let orders = orders::api::OrdersState {
+        commands,
+        store: store.clone(),
+        engines: engines.clone(),
+        instances: instances.clone(),
+    };
     let keys = auth::api::KeysState { authenticator: auth, store: store.clone(), clock };
     let shutdown = ShutdownState { control: shutdown, engines, store, clock };
 
@@ -117,6 +124,10 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
         .merge(robots::api::routes(robots))
         .merge(orders::api::routes(orders))
         .route_layer(from_fn(idempotency::layer));
-    let protected = with_keys.merge(auth::api::routes(keys)).merge(shutdown::routes(shutdown)).merge(openapi::routes());
+    let protected = with_keys
+        .merge(auth::api::routes(keys))
+        .merge(instance::api::routes(instances))
+        .merge(shutdown::routes(shutdown))
+        .merge(openapi::routes());
     (signals::webhook::routes(signals), protected)
 }

@@ -34,10 +34,13 @@ pub(super) struct AccountOut {
     label: String,
     /// Whether it trades here: recovered, and its lease held.
     ready: bool,
-    /// `recovering`, `running`, `draining`, `stopped`, `fenced`; null if it has no engine here.
+    /// `recovering`, `running`, `draining`, `stopped`, `handing over`; `standby` if another instance has it, `unowned` if none
+    /// can; null if it has no engine here.
     #[schema(value_type = Option<String>, example = "running")]
     state: Option<&'static str>,
-    /// The lease epoch.
+    /// Which instance has it, by its id.
+    owner: Option<String>,
+    /// Since which take-over.
     epoch: Option<i64>,
     /// Robots that trade.
     robots_running: usize,
@@ -53,7 +56,10 @@ pub(super) struct AccountOut {
 ))]
 pub(super) async fn accounts(State(state): State<OrdersState>) -> Result<Answer<Page<AccountOut>>, Problem> {
     let engines = state.engines.status();
-    let items = state.store.accounts().await?.into_iter().map(|account| {
+    let accounts = state.store.accounts().await?;
+    let view = state.instances.view.borrow();
+    let items = accounts.into_iter().map(|account| {
+        let held = view.leases.get(&account.id).filter(|lease| !lease.remaining.is_zero());
         let engine = engines.iter().find(|engine| engine.account == account.id);
         AccountOut {
             id: account.id.0,
@@ -61,7 +67,8 @@ pub(super) async fn accounts(State(state): State<OrdersState>) -> Result<Answer<
             label: account.label,
             ready: engine.is_some_and(|it| it.ready),
             state: engine.map(|it| it.state),
-            epoch: engine.and_then(|it| it.epoch).map(|epoch| epoch.0),
+            owner: held.map(|lease| lease.owner.to_string()),
+            epoch: engine.and_then(|it| it.epoch).or(held.map(|lease| lease.epoch)).map(|epoch| epoch.0),
             robots_running: engine.map_or(0, |it| it.robots_running),
             live_orders: engine.map_or(0, |it| it.live_orders),
             unresolved_orders: engine

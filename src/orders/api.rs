@@ -22,6 +22,7 @@ use crate::engines::Engines;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Page};
 use crate::http::{Params, Problem, Query};
+use crate::instance::api::Seen;
 use crate::signals::api::answer;
 use crate::signals::{CommandOut, Commands};
 use crate::store::{FillFilter, OrderFilter, Store};
@@ -32,6 +33,7 @@ pub(crate) struct OrdersState {
     pub(crate) commands: Commands,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) engines: Arc<dyn Engines>,
+    pub(crate) instances: Seen,
 }
 
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>(state: OrdersState) -> OpenApiRouter<S> {

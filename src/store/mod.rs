@@ -47,6 +47,49 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
+/// An account's lease as it stands. Row of `hg_trading_lease`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRow {
+    /// The account.
+    pub account: AccountId,
+    /// Who took it last.
+    pub owner: Arc<str>,
+    /// Since which take-over.
+    pub epoch: Epoch,
+    /// For how long it is held yet, by the database's clock; nothing once it is free to take.
+    pub remaining: Duration,
+    /// It was given up; it did not expire.
+    pub released: bool,
+}
+
+/// One process that trades on this store. Row of `hg_sys_instance`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// Unique per process start: the owner of its leases.
+    pub id: Arc<str>,
+    /// What people call it.
+    pub name: String,
+    /// Where it serves.
+    pub address: String,
+    /// Which build it runs.
+    pub build_id: String,
+    /// The accounts that it is able to trade.
+    pub accounts: Vec<AccountId>,
+    /// It takes no account any more, and gives up those it has.
+    pub draining: bool,
+    /// When it started, by its own clock.
+    pub started_at: Timestamp,
+}
+
+/// An instance that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its row.
+    pub row: InstanceRow,
+    /// When it counts as dead unless it is heard of again, by the database's clock.
+    pub remaining: Duration,
+}
+
 /// Why a lease was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -248,6 +291,20 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<(), LeaseError>;
     /// Gives a lease up, so that a successor need not wait.
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError>;
+    /// Hands a lease that is still held to another owner, for `ttl` from now by the database's clock, in one statement. The
+    /// epoch grows by one: nothing is committed under the old one any more. The new owner takes it with
+    /// [`Store::acquire_lease`].
+    async fn transfer_lease(&self, lease: &Lease, to: &str, ttl: Duration) -> Result<(), LeaseError>;
+    /// Every account's lease that was ever taken, by account.
+    async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError>;
+
+    /// Says that an instance lives, for `ttl` from now by the database's clock, and returns all that do, itself included, by
+    /// id. Those that have been dead for long are forgotten.
+    async fn beat(&self, row: &InstanceRow, ttl: Duration) -> Result<Vec<Instance>, StoreError>;
+    /// Forgets an instance that ends. One that is not known is no error.
+    async fn leave(&self, id: &str) -> Result<(), StoreError>;
+    /// Binds an account to the paper venue's ledger it lives in, unless it is bound already. Returns the one it is bound to.
+    async fn bind_ledger(&self, account: AccountId, ledger: &str) -> Result<String, StoreError>;
 
     /// The account as last committed.
     async fn load(&self, account: AccountId) -> Result<Snapshot, StoreError>;

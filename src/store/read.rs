@@ -1,6 +1,8 @@
 //! Reads, the same ones on every database: statements of a common dialect, and how their rows are understood.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +18,7 @@ use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
-use super::{Account, ApiKey, FillFilter, Head, OrderFilter, StoreError, StoredFill};
+use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError, StoredFill};
 
 pub(super) type Read<T> = Result<T, StoreError>;
 
@@ -419,6 +421,34 @@ pub(super) async fn command(on: &mut impl Reader, source: &str, dedup_key: &str)
         .filter("dedup_key = ?", Some(dedup_key))
         .one(on, |row| to_record(&mut Columns::of(row)))
         .await
+}
+
+/// `now` is the database's clock in microseconds, in its own words.
+pub(super) async fn leases(on: &mut impl Reader, now: &str) -> Read<Vec<LeaseRow>> {
+    let select = format!(
+        "SELECT CAST(substr(name, 9) AS BIGINT) AS account, owner, epoch, expires_at - {now},
+             CAST(CASE WHEN expires_at = 0 THEN 1 ELSE 0 END AS BIGINT)
+         FROM hg_trading_lease"
+    );
+    Query::new(&select).when("name LIKE 'account/%'").part("\n", "ORDER BY account").all(on, to_lease).await
+}
+
+fn to_lease<R: Row>(row: &R) -> Read<LeaseRow> {
+    let mut row = Columns::of(row);
+    Ok(LeaseRow {
+        account: AccountId(row.integer()?),
+        owner: Arc::from(&*row.text()?),
+        epoch: Epoch(row.integer()?),
+        remaining: Duration::from_micros(row.integer::<i64>()?.try_into().unwrap_or(0)),
+        released: row.integer::<i64>()? != 0,
+    })
+}
+
+/// Which ledger an account is bound to.
+pub(super) async fn ledger(on: &mut impl Reader, account: AccountId) -> Read<Option<String>> {
+    let ledger = Query::new("SELECT ledger FROM hg_trading_account").filter("id = ?", Some(account.0));
+    let found = ledger.one(on, |row| Ok(Columns::of(row).text_opt()?.map(Cow::into_owned))).await?;
+    Ok(found.flatten())
 }
 
 pub(super) async fn api_key(on: &mut impl Reader, hash: &str) -> Read<Option<ApiKey>> {

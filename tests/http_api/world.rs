@@ -16,6 +16,8 @@ use hotgo::http::{
     Check, Deps, HealthSnapshot, HealthStatus, PhaseState, RateLimits, ShutdownControl, ShutdownPlan, ShutdownStage,
     ShutdownStatus, ShutdownTrigger, router,
 };
+use hotgo::instance::View;
+use hotgo::instance::api::Seen;
 use hotgo::signals::{IntakeClosed, IntakeGate, IntakeGuard};
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Commit, Lease, Role, Store};
@@ -307,11 +309,13 @@ impl World {
         };
         let (shutdown, health) = (Arc::new(FakeShutdown::default()), Arc::new(Mutex::new(HealthStatus::Ok)));
         let intake_open = Arc::new(AtomicBool::new(true));
+        let seen = tokio::sync::watch::channel(View::default()).1;
         let app = router(Deps {
             store: store.clone(),
             engines: engines.clone(),
             auth,
             health: snapshot_of(health.clone()),
+            instances: Seen { id: "test".into(), view: seen },
             intake: gate(intake_open.clone()),
             shutdown: shutdown.clone(),
             clock,

@@ -22,6 +22,7 @@ mod data;
 mod findings;
 mod fold;
 mod postgres;
+mod instances;
 mod sim;
 mod sqlite;
 mod suite;

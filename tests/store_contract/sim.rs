@@ -42,6 +42,7 @@ enum Operation {
     Acquire { account: usize, owner: bool, dead: bool },
     Renew { account: usize },
     Release { account: usize },
+    Transfer { account: usize, owner: bool },
     Commit { account: usize, old_lease: bool, gap: i64, rows: Vec<Row> },
 }
 
@@ -90,6 +91,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
             .prop_map(|(account, owner, dead)| Operation::Acquire { account, owner, dead }),
         1 => (0..2_usize).prop_map(|account| Operation::Renew { account }),
         1 => (0..2_usize).prop_map(|account| Operation::Release { account }),
+        1 => (0..2_usize, any::<bool>()).prop_map(|(account, owner)| Operation::Transfer { account, owner }),
         16 => (0..2_usize, rare(), prop_oneof![18 => Just(0_i64), 1 => Just(1), 1 => Just(-1)],
                proptest::collection::vec(rows(), 1..4))
             .prop_map(|(account, old_lease, gap, rows)| Operation::Commit { account, old_lease, gap, rows }),
@@ -194,6 +196,13 @@ impl<'a> Side<'a> {
             }
             Operation::Release { account } => {
                 format!("{:?}", self.store.release_lease(self.newest(*account)).await.map_err(|e| e.to_string()))
+            }
+            Operation::Transfer { account, owner: first } => {
+                let to = if *first { "one" } else { "two" };
+                let moved = self.store.transfer_lease(self.newest(*account), to, TTL).await.map_err(|e| e.to_string());
+                let held = self.store.leases().await.unwrap();
+                let held: Vec<_> = held.iter().map(|row| (row.account, &row.owner, row.epoch, row.released)).collect();
+                format!("{moved:?} {held:?}")
             }
             Operation::Commit { account, old_lease, gap, rows } => {
                 let id = self.accounts[*account];

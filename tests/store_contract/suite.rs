@@ -12,10 +12,16 @@ use trading::money::Qty;
 use trading::order::{Order, Status};
 use trading::time::Timestamp;
 
+pub(crate) use crate::instances::{
+    a_lease_that_is_not_held_is_not_transferred, a_transferred_lease_is_its_next_owners_under_the_next_epoch,
+    an_account_stays_bound_to_its_first_ledger, an_instance_lives_until_it_leaves,
+    an_instance_that_is_not_heard_of_is_dead, leases_tell_who_holds_what,
+};
+
 use crate::data::{self, Held, TTL, alarm, at, command, fill, opening, order, owner, qty, robot};
 
 /// Long enough for anything; only a failing test waits for it.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Every function here, as a test of the adapter whose `start` gives something that derefs to a store in `.store`.
 macro_rules! contract {
@@ -46,6 +52,12 @@ macro_rules! contract {
             a_dead_predecessor_is_not_waited_for
             a_lease_that_was_lost_is_neither_renewed_nor_released
             a_renewed_lease_does_not_expire
+            a_transferred_lease_is_its_next_owners_under_the_next_epoch
+            a_lease_that_is_not_held_is_not_transferred
+            leases_tell_who_holds_what
+            an_instance_lives_until_it_leaves
+            an_instance_that_is_not_heard_of_is_dead
+            an_account_stays_bound_to_its_first_ledger
             ended_orders_that_lack_fills_are_loaded
             api_keys_are_found_by_their_hash
             a_revoked_api_key_is_listed_and_found_no_more

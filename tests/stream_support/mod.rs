@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
 use hotgo::auth::Authenticator;
 use hotgo::store::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Role, Store, StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
+    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, StoredFill,
 };
 use hotgo::stream::{Drain, Guard, Hub, Settings, StreamDeps, routes};
 use serde_json::{Value, json};
@@ -82,6 +82,21 @@ impl Store for MemoryStore {
     }
     async fn release_lease(&self, _: &Lease) -> Result<(), LeaseError> {
         Err(StoreError::Closed.into())
+    }
+    async fn transfer_lease(&self, _: &Lease, _: &str, _: Duration) -> Result<(), LeaseError> {
+        Err(StoreError::Closed.into())
+    }
+    async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError> {
+        unused()
+    }
+    async fn beat(&self, _: &InstanceRow, _: Duration) -> Result<Vec<Instance>, StoreError> {
+        unused()
+    }
+    async fn leave(&self, _: &str) -> Result<(), StoreError> {
+        unused()
+    }
+    async fn bind_ledger(&self, _: AccountId, _: &str) -> Result<String, StoreError> {
+        unused()
     }
     async fn load(&self, _: AccountId) -> Result<Snapshot, StoreError> {
         unused()

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotgo::audit::AccountData;
-use hotgo::store::{Account, Commit, CommitError, Lease, LeaseError, StoreError, StoredFill};
+use hotgo::store::{Account, Commit, CommitError, Lease, LeaseError, LeaseRow, StoreError, StoredFill};
 use trading::command::Record;
 use trading::engine::{RECENT_TRADES, Snapshot};
 use trading::event::{Event, Recorded};
@@ -59,7 +59,7 @@ pub struct Flaws {
 const UNWRITTEN: usize = 3;
 
 #[derive(Debug)]
-struct LeaseRow {
+struct Held {
     owner: Arc<str>,
     epoch: Epoch,
     expires_at: Timestamp,
@@ -70,7 +70,7 @@ struct LeaseRow {
 pub struct SimStore {
     flaws: Flaws,
     accounts: Vec<Account>,
-    leases: BTreeMap<AccountId, LeaseRow>,
+    leases: BTreeMap<AccountId, Held>,
     log: Vec<(AccountId, Arc<[Recorded]>)>,
     /// How many of [`SimStore::log`] survive a crash.
     durable: usize,
@@ -148,7 +148,7 @@ impl SimStore {
             return Err(LeaseError::Held { account, owner, remaining });
         }
         let epoch = Epoch(held.map_or(0, |held| held.epoch.0) + 1);
-        self.leases.insert(account, LeaseRow { owner: Arc::clone(owner), epoch, expires_at: now.after(ttl) });
+        self.leases.insert(account, Held { owner: Arc::clone(owner), epoch, expires_at: now.after(ttl) });
         Ok(Lease { account, owner: Arc::clone(owner), epoch })
     }
 
@@ -168,7 +168,28 @@ impl SimStore {
         Ok(())
     }
 
-    fn own_lease(&mut self, lease: &Lease) -> Option<&mut LeaseRow> {
+    /// See [`hotgo::store::Store::transfer_lease`].
+    pub fn transfer_lease(&mut self, lease: &Lease, to: &str, ttl: Duration, now: Timestamp) -> Result<(), LeaseError> {
+        self.available(now)?;
+        let row = self.own_lease(lease).filter(|row| row.expires_at > now).ok_or(LeaseError::Lost(lease.account))?;
+        *row = Held { owner: to.into(), epoch: Epoch(row.epoch.0 + 1), expires_at: now.after(ttl) };
+        Ok(())
+    }
+
+    /// See [`hotgo::store::Store::leases`].
+    pub fn leases(&self, now: Timestamp) -> Result<Vec<LeaseRow>, StoreError> {
+        self.available(now)?;
+        let row = |(account, held): (&AccountId, &Held)| LeaseRow {
+            account: *account,
+            owner: Arc::clone(&held.owner),
+            epoch: held.epoch,
+            remaining: held.expires_at.since(now),
+            released: held.expires_at == Timestamp::default(),
+        };
+        Ok(self.leases.iter().map(row).collect())
+    }
+
+    fn own_lease(&mut self, lease: &Lease) -> Option<&mut Held> {
         let row = self.leases.get_mut(&lease.account)?;
         (row.owner == lease.owner && row.epoch == lease.epoch).then_some(row)
     }

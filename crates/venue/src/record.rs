@@ -24,6 +24,9 @@ pub enum Record {
     Format {
         /// What the lines after it look like.
         version: u32,
+        /// This ledger's own, made with it. Older ledgers have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
     },
     /// An account was opened.
     Account {

@@ -15,7 +15,10 @@ use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
-fn micros(duration: Duration) -> i64 {
+/// The clock.
+pub(super) const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
 }
 
@@ -98,6 +101,24 @@ pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> 
             .bind(lease.epoch.0)
             .execute(conn)
             .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether the lease was still held, and so went over to its next owner. Waits for commits of the holder.
+pub(super) async fn transfer(conn: &mut PgConnection, lease: Lease, to: String, ttl: Duration) -> Sql<bool> {
+    let done = sqlx::query(
+        "UPDATE hg_trading_lease
+         SET owner = $4, epoch = epoch + 1, expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5
+         WHERE name = $1 AND owner = $2 AND epoch = $3
+           AND expires_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    )
+    .bind(lease_name(lease.account))
+    .bind(lease.owner.as_ref())
+    .bind(lease.epoch.0)
+    .bind(to)
+    .bind(micros(ttl))
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -15,7 +15,10 @@ use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
 
-fn micros(duration: Duration) -> i64 {
+/// The clock.
+pub(super) const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+
+pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2).min(i64::MAX / 2)
 }
 
@@ -94,6 +97,24 @@ pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bo
         .bind(lease.epoch.0)
         .execute(conn)
         .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Whether the lease was still held, and so went over to its next owner.
+pub(super) async fn transfer(conn: &mut SqliteConnection, lease: Lease, to: String, ttl: Duration) -> Sql<bool> {
+    let done = sqlx::query(
+        "UPDATE hg_trading_lease
+         SET owner = ?4, epoch = epoch + 1, expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?5
+         WHERE name = ?1 AND owner = ?2 AND epoch = ?3
+           AND expires_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+    )
+    .bind(lease_name(lease.account))
+    .bind(lease.owner.as_ref())
+    .bind(lease.epoch.0)
+    .bind(to)
+    .bind(micros(ttl))
+    .execute(conn)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -10,6 +10,7 @@
 //! 5. One process at a time has a database open for writing: the [`Writer`] holds the lock of the file itself.
 
 mod dump;
+mod instance;
 mod lease;
 mod lock;
 mod once;
@@ -46,8 +47,8 @@ pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
 use super::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Store, StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
+    LeaseRow, OrderFilter, Revocation, Store, StoreError, StoredFill,
 };
 use super::read as common;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
@@ -132,6 +133,34 @@ impl Store for SqliteStore {
         let (lease, account) = (lease.clone(), lease.account);
         let held = self.write(move |conn| Box::pin(lease::release(conn, lease))).await?;
         if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+    }
+
+    async fn transfer_lease(&self, lease: &Lease, to: &str, ttl: Duration) -> Result<(), LeaseError> {
+        let (lease, account, to) = (lease.clone(), lease.account, to.to_owned());
+        let held = self.write(move |conn| Box::pin(lease::transfer(conn, lease, to, ttl))).await?;
+        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError> {
+        bounded(common::leases(&mut &self.readers, lease::NOW)).await
+    }
+
+    async fn beat(&self, row: &InstanceRow, ttl: Duration) -> Result<Vec<Instance>, StoreError> {
+        let row = row.clone();
+        self.write(move |conn| Box::pin(instance::beat(conn, row, ttl))).await
+    }
+
+    async fn leave(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write(move |conn| Box::pin(instance::leave(conn, id))).await
+    }
+
+    async fn bind_ledger(&self, account: AccountId, ledger: &str) -> Result<String, StoreError> {
+        if let Some(bound) = bounded(common::ledger(&mut &self.readers, account)).await? {
+            return Ok(bound);
+        }
+        let ledger = ledger.to_owned();
+        self.write(move |conn| Box::pin(instance::bind_ledger(conn, account, ledger))).await
     }
 
     async fn load(&self, account: AccountId) -> Result<Snapshot, StoreError> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Role, Store, StoreError, StoredFill,
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
+    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, StoredFill,
 };
 use trading::command::Record;
 use trading::engine::Snapshot;
@@ -21,7 +21,7 @@ use trading::time::Timestamp;
 
 use super::{Fate, SimStore};
 
-/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside
+/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log, instances) is kept beside
 /// it.
 #[derive(Debug)]
 pub struct SimDatabase {
@@ -36,6 +36,8 @@ struct Inner {
     audit: Vec<AuditEntry>,
     nonces: BTreeMap<(String, String), Timestamp>,
     rates: BTreeMap<(Timestamp, String), u64>,
+    instances: BTreeMap<Arc<str>, (InstanceRow, Timestamp)>,
+    ledgers: BTreeMap<AccountId, String>,
     closed: bool,
 }
 
@@ -93,6 +95,31 @@ impl Store for SimDatabase {
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.open()?.store.release_lease(lease, self.now())
+    }
+
+    async fn transfer_lease(&self, lease: &Lease, to: &str, ttl: Duration) -> Result<(), LeaseError> {
+        self.open()?.store.transfer_lease(lease, to, ttl, self.now())
+    }
+
+    async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError> {
+        self.open()?.store.leases(self.now())
+    }
+
+    async fn beat(&self, row: &InstanceRow, ttl: Duration) -> Result<Vec<Instance>, StoreError> {
+        let (mut inner, now) = (self.open()?, self.now());
+        inner.instances.insert(Arc::clone(&row.id), (row.clone(), now.after(ttl)));
+        inner.instances.retain(|_, (_, expires_at)| *expires_at > now);
+        let living = inner.instances.values();
+        Ok(living.map(|(row, expires_at)| Instance { row: row.clone(), remaining: expires_at.since(now) }).collect())
+    }
+
+    async fn leave(&self, id: &str) -> Result<(), StoreError> {
+        self.open()?.instances.remove(id);
+        Ok(())
+    }
+
+    async fn bind_ledger(&self, account: AccountId, ledger: &str) -> Result<String, StoreError> {
+        Ok(self.open()?.ledgers.entry(account).or_insert_with(|| ledger.to_owned()).clone())
     }
 
     async fn load(&self, account: AccountId) -> Result<Snapshot, StoreError> {

@@ -63,6 +63,7 @@ struct Shared {
     last_market: AtomicU64,
     settings: Settings,
     ledger: PathBuf,
+    ledger_id: String,
 }
 
 fn lock(injector: &Mutex<Injector>) -> MutexGuard<'_, Injector> {
@@ -89,6 +90,7 @@ impl Host {
             last_market: AtomicU64::new(u64::try_from(system_now().micros()).unwrap_or_default()),
             settings,
             ledger: ledger.to_owned(),
+            ledger_id: opened.id,
         };
         Ok((Self { shared: Arc::new(shared) }, driver, opened.torn))
     }
@@ -167,6 +169,11 @@ impl Host {
     /// What can be traded.
     pub fn symbols(&self) -> &[SymbolInfo] {
         &self.shared.settings.symbols
+    }
+
+    /// Tells the ledger from every other, for as long as it exists.
+    pub fn ledger_id(&self) -> &str {
+        &self.shared.ledger_id
     }
 
     /// Where the ledger is.

@@ -77,6 +77,8 @@ pub struct Torn {
 pub struct Opened {
     /// The file, ready to be appended to.
     pub ledger: Ledger,
+    /// Tells it from every other ledger, for as long as it exists.
+    pub id: String,
     /// What it says.
     pub state: State,
     /// The last line, if it was torn.
@@ -103,22 +105,32 @@ impl Ledger {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         let mut state = State::default();
-        let good = replay(path, &file, |record, _| state.apply(&record).map_err(|error| error.to_string()))?;
+        let mut id = None;
+        let good = replay(path, &file, |record, _| {
+            id = id.take().or_else(|| id_of(&record));
+            state.apply(&record).map_err(|error| error.to_string())
+        })?;
         let length = file.metadata().map_err(io)?.len();
         let torn = (length > good).then(|| Torn { offset: good, bytes: length.saturating_sub(good) });
         if torn.is_some() {
             file.set_len(good).map_err(io)?;
             file.sync_all().map_err(io)?;
         }
+        if id.is_none() {
+            // Nothing happened in it yet.
+            file.set_len(0).map_err(io)?;
+        }
         file.seek(SeekFrom::End(0)).map_err(io)?;
         let mut ledger = Self { file, path: path.to_owned(), buffer: Vec::new(), failed: false };
-        if good == 0 {
-            ledger.append(&[vec![Record::Format { version: VERSION }]])?;
+        let is_new = id.is_none();
+        let id = id.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        if is_new {
+            ledger.append(&[vec![Record::Format { version: VERSION, id: Some(id.clone()) }]])?;
             // The file's name must survive a power loss as well as its content.
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(parent).and_then(|dir| dir.sync_all()).map_err(io)?;
         }
-        Ok(Opened { ledger, state, torn })
+        Ok(Opened { ledger, id, state, torn })
     }
 
     /// Writes these operations and returns once they are durable: one write and one `fdatasync` for all of them.
@@ -190,13 +202,22 @@ fn replay(
         }
         line += 1;
         let entry = parse(&bytes).map_err(|reason| damaged(line, reason))?;
-        if line == 1 && entry != [(Record::Format { version: VERSION })] {
+        if line == 1 && !matches!(*entry, [Record::Format { version: VERSION, .. }]) {
             return Err(damaged(line, format!("not a ledger of version {VERSION}")));
         }
         for record in entry {
             each(record, good).map_err(|reason| LedgerError::Contradiction { path: path.to_owned(), line, reason })?;
         }
         good = good.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+    }
+}
+
+/// Of a ledger that was made without an id, the moment when its first account was opened.
+fn id_of(record: &Record) -> Option<String> {
+    match record {
+        Record::Format { id, .. } => id.clone(),
+        Record::Account { at, .. } => Some(format!("opened-{}", at.micros())),
+        _ => None,
     }
 }
 

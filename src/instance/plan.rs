@@ -1,0 +1,100 @@
+//! Who should have which account, and what follows for each engine. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use trading::ids::AccountId;
+
+use crate::engines::{Duty, TakeOver};
+use crate::store::{Instance, LeaseRow};
+
+/// Which instance should have each account. One that nobody is able to trade is missing.
+pub type Desired = BTreeMap<AccountId, Arc<str>>;
+
+type Loads<'a> = BTreeMap<&'a Arc<str>, BTreeSet<AccountId>>;
+
+/// Gives every account that some living instance is able to trade, and that is not draining, to one such instance.
+///
+/// An account stays where it is unless its owner cannot have it, or has at least two more than another that could: so loads
+/// differ by one at most where all are able to trade all, and as few as possible move. Equal input gives equal output, and
+/// once the accounts are where they should be nothing moves.
+pub fn plan(owners: &BTreeMap<AccountId, Arc<str>>, living: &[Instance]) -> Desired {
+    let able: Loads<'_> = living
+        .iter()
+        .filter(|instance| !instance.row.draining)
+        .map(|instance| (&instance.row.id, instance.row.accounts.iter().copied().collect()))
+        .collect();
+    let mut loads: Loads<'_> = able.keys().map(|id| (*id, BTreeSet::new())).collect();
+    let accounts: BTreeSet<AccountId> = able.values().flatten().copied().collect();
+    let stays = |account: &AccountId| {
+        owners.get(account).filter(|owner| able.get(owner).is_some_and(|accounts| accounts.contains(account)))
+    };
+    for account in &accounts {
+        if let Some(load) = stays(account).and_then(|owner| loads.get_mut(owner)) {
+            load.insert(*account);
+        }
+    }
+    for account in accounts.iter().filter(|account| stays(account).is_none()) {
+        let could = loads.iter_mut().filter(|(id, _)| able.get(*id).is_some_and(|its| its.contains(account)));
+        if let Some((_, load)) = could.min_by_key(|(_, load)| load.len()) {
+            load.insert(*account);
+        }
+    }
+    while let Some((account, from, to)) = next_move(&able, &loads) {
+        if let Some(load) = loads.get_mut(from) {
+            load.remove(&account);
+        }
+        if let Some(load) = loads.get_mut(to) {
+            load.insert(account);
+        }
+    }
+    let owned = loads.into_iter().flat_map(|(id, accounts)| accounts.into_iter().map(|it| (it, Arc::clone(id))));
+    owned.collect()
+}
+
+/// An account to move from one with much to one with at least two less.
+fn next_move<'a>(able: &Loads<'a>, loads: &Loads<'a>) -> Option<(AccountId, &'a Arc<str>, &'a Arc<str>)> {
+    let mut by_load: Vec<(&'a Arc<str>, &BTreeSet<AccountId>)> = loads.iter().map(|(id, its)| (*id, its)).collect();
+    by_load.sort_by_key(|(_, its)| its.len());
+    by_load.iter().rev().find_map(|(from, has)| {
+        let less = by_load.iter().take_while(|(_, its)| its.len() + 1 < has.len());
+        less.filter_map(|(to, _)| Some((to, able.get(to)?)))
+            .find_map(|(to, its)| Some((has.intersection(its).next().copied()?, *from, *to)))
+    })
+}
+
+/// Who looks: which instance, how long its leases last, whether a lock proves that it is alone with the database.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looker<'a> {
+    pub(super) id: &'a Arc<str>,
+    pub(super) ttl: Duration,
+    pub(super) alone: bool,
+    pub(super) now: Instant,
+}
+
+/// What the driver of an account has to do, given its lease and who should have it.
+pub(super) fn duty(lease: Option<&LeaseRow>, heir: Option<&Arc<str>>, me: Looker<'_>) -> Duty {
+    let held = lease.filter(|lease| !lease.remaining.is_zero());
+    let is_mine = held.is_some_and(|lease| lease.owner == *me.id);
+    let taken = || match lease {
+        None => TakeOver::First,
+        // Handed over to this instance; or it has it already, and is told so once more.
+        Some(lease) if is_mine => {
+            let ago = me.ttl.saturating_sub(lease.remaining);
+            TakeOver::Planned { since: me.now.checked_sub(ago).unwrap_or(me.now) }
+        }
+        Some(lease) if lease.released => TakeOver::Planned { since: me.now },
+        Some(_) => TakeOver::Forced,
+    };
+    match heir {
+        Some(heir) if heir == me.id && (is_mine || held.is_none() || me.alone) => Duty::Run(taken()),
+        Some(heir) if heir != me.id && is_mine => Duty::HandOver { to: Arc::clone(heir) },
+        None if is_mine => Duty::Run(taken()),
+        heir => Duty::Standby { owner: held.map(|lease| Arc::clone(&lease.owner)), heir: heir.cloned() },
+    }
+}
+
+#[cfg(test)]
+mod tests;

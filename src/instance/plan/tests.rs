@@ -1,0 +1,146 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use proptest::prelude::*;
+use trading::ids::Epoch;
+use trading::time::Timestamp;
+
+use super::*;
+use crate::store::InstanceRow;
+
+fn id(n: usize) -> Arc<str> {
+    format!("i{n}").into()
+}
+
+fn instance(n: usize, draining: bool, accounts: impl IntoIterator<Item = i64>) -> Instance {
+    let row = InstanceRow {
+        id: id(n),
+        name: String::new(),
+        address: String::new(),
+        build_id: String::new(),
+        accounts: accounts.into_iter().map(AccountId).collect(),
+        draining,
+        started_at: Timestamp::default(),
+    };
+    Instance { row, remaining: Duration::from_secs(1) }
+}
+
+/// `instances` that are all able to trade all of `accounts`.
+fn equals(instances: std::ops::Range<usize>, accounts: i64) -> Vec<Instance> {
+    instances.map(|n| instance(n, false, 0..accounts)).collect()
+}
+
+fn loads(desired: &Desired, living: &[Instance]) -> Vec<usize> {
+    living.iter().map(|it| desired.values().filter(|owner| **owner == it.row.id).count()).collect()
+}
+
+fn moved(from: &Desired, to: &Desired) -> Vec<AccountId> {
+    from.iter().filter(|(account, owner)| to.get(account) != Some(owner)).map(|(account, _)| *account).collect()
+}
+
+prop_compose! {
+    /// Owners that live, that drain, that are gone.
+    fn owners(accounts: i64)(of in prop::collection::btree_map(0..accounts, 0..8_usize, 0..40)) -> Desired {
+        of.into_iter().map(|(account, owner)| (AccountId(account), id(owner))).collect()
+    }
+}
+
+prop_compose! {
+    fn any_instances()(of in prop::collection::vec((any::<bool>(), prop::collection::btree_set(0..40_i64, 0..40)), 0..7))
+        -> Vec<Instance> {
+        of.into_iter().enumerate().map(|(n, (draining, accounts))| instance(n, draining, accounts)).collect()
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_account_that_somebody_can_have_has_one_owner_that_can(owners in owners(40), living in any_instances()) {
+        let desired = plan(&owners, &living);
+        let able = |it: &Instance, account: &AccountId| !it.row.draining && it.row.accounts.contains(account);
+        for account in (0..40).map(AccountId) {
+            match desired.get(&account) {
+                Some(owner) => prop_assert!(living.iter().any(|it| it.row.id == *owner && able(it, &account))),
+                None => prop_assert!(!living.iter().any(|it| able(it, &account))),
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_carried_out_moves_nothing_more(owners in owners(40), living in any_instances()) {
+        let desired = plan(&owners, &living);
+        prop_assert_eq!(plan(&desired, &living), desired);
+    }
+
+    #[test]
+    fn equals_have_equally_much(owners in owners(40), instances in 1..7_usize) {
+        let living = equals(0..instances, 40);
+        let loads = loads(&plan(&owners, &living), &living);
+        prop_assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{:?}", loads);
+    }
+
+    #[test]
+    fn who_joins_takes_only_from_those_with_more_and_no_more_than_its_share(owners in owners(40), old in 1..6_usize) {
+        let before = plan(&owners, &equals(0..old, 40));
+        let living = equals(0..old + 1, 40);
+        let after = plan(&before, &living);
+        let moved = moved(&before, &after);
+        prop_assert!(moved.iter().all(|account| after[account] == id(old)));
+        prop_assert_eq!(moved.len(), 40 / (old + 1));
+    }
+
+    #[test]
+    fn of_one_that_drains_or_leaves_only_its_own_move(owners in owners(40), instances in 2..7_usize, drains: bool) {
+        let mut living = equals(0..instances, 40);
+        let before = plan(&owners, &living);
+        if drains { living[0].row.draining = true } else { drop(living.remove(0)) }
+        let after = plan(&before, &living);
+        prop_assert!(moved(&before, &after).iter().all(|account| before[account] == id(0)));
+        prop_assert_eq!(after.len(), 40);
+    }
+
+    #[test]
+    fn no_two_are_told_to_trade_the_same_account(owners in owners(40), living in any_instances(), held in 0..3_u64) {
+        let desired = plan(&owners, &living);
+        for account in (0..40).map(AccountId) {
+            let lease = owners.get(&account).map(|owner| lease(account, owner, Duration::from_secs(held)));
+            let runs = living.iter().filter(|it| {
+                matches!(duty(lease.as_ref(), desired.get(&account), looker(&it.row.id)), Duty::Run(_))
+            });
+            prop_assert!(runs.count() <= 1);
+        }
+    }
+}
+
+fn lease(account: AccountId, owner: &Arc<str>, remaining: Duration) -> LeaseRow {
+    LeaseRow { account, owner: Arc::clone(owner), epoch: Epoch(1), remaining, released: false }
+}
+
+fn looker(id: &Arc<str>) -> Looker<'_> {
+    Looker { id, ttl: Duration::from_secs(15), alone: false, now: Instant::now() }
+}
+
+#[test]
+fn an_account_that_its_owner_holds_is_not_taken_by_its_heir_before_it_is_handed_over() {
+    let (one, two) = (id(1), id(2));
+    let held = lease(AccountId(1), &one, Duration::from_secs(3));
+    assert_eq!(duty(Some(&held), Some(&two), looker(&one)), Duty::HandOver { to: id(2) });
+    let waits = Duty::Standby { owner: Some(id(1)), heir: Some(id(2)) };
+    assert_eq!(duty(Some(&held), Some(&two), looker(&two)), waits);
+    let given = lease(AccountId(1), &two, Duration::from_secs(14));
+    let taken = duty(Some(&given), Some(&two), looker(&two));
+    assert!(matches!(taken, Duty::Run(TakeOver::Planned { .. })), "{taken:?}");
+    assert_eq!(duty(Some(&given), Some(&two), looker(&one)), Duty::Standby { owner: Some(id(2)), heir: Some(id(2)) });
+}
+
+#[test]
+fn an_expired_lease_is_taken_by_the_heir_alone() {
+    let (one, two) = (id(1), id(2));
+    let expired = lease(AccountId(1), &one, Duration::ZERO);
+    assert_eq!(duty(Some(&expired), Some(&two), looker(&two)), Duty::Run(TakeOver::Forced));
+    assert_eq!(duty(Some(&expired), Some(&two), looker(&one)), Duty::Standby { owner: None, heir: Some(id(2)) });
+}
+
+#[test]
+fn who_drains_keeps_what_nobody_else_can_have() {
+    let held = lease(AccountId(1), &id(1), Duration::from_secs(3));
+    assert!(matches!(duty(Some(&held), None, looker(&id(1))), Duty::Run(_)));
+}

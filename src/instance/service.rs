@@ -1,0 +1,233 @@
+//! The task that keeps this instance's row alive, looks at the leases, and tells each engine whose its account is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use trading::ids::AccountId;
+
+use super::api::Seen;
+use super::plan::{Desired, Looker, duty, plan};
+use crate::engines::{Duty, EngineRegistry};
+use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
+
+/// How often the leases are looked at while some account is another's or may become so.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// After a beat that failed.
+const RETRY: Duration = Duration::from_millis(200);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What an instance says of itself.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its row. The service itself sets whether it drains.
+    pub row: InstanceRow,
+    /// How long it counts as living without a beat; as its leases. It beats at a third of it.
+    pub ttl: Duration,
+    /// A lock proves that no other process uses the store: whoever else is in it is dead.
+    pub alone: bool,
+}
+
+/// What one look at the store showed, and what follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Who lives, by id. Empty before the first beat.
+    pub living: Vec<Instance>,
+    /// Who holds what.
+    pub leases: BTreeMap<AccountId, LeaseRow>,
+    /// Who should.
+    pub desired: Desired,
+}
+
+/// This instance among the others. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Instances {
+    settings: Arc<Settings>,
+    store: Arc<dyn Store>,
+    registry: Arc<EngineRegistry>,
+    /// Tells the others to look.
+    tell: Arc<dyn Fn() + Send + Sync>,
+    asked: Arc<Notify>,
+    draining: Arc<watch::Sender<bool>>,
+    view: Arc<watch::Sender<View>>,
+}
+
+impl fmt::Debug for Instances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instances").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Instances {
+    /// This instance, over this store, telling these engines whose their accounts are. `tell` is called when the others
+    /// should look at once; it must not block, and what it does may be lost.
+    pub fn new(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        registry: Arc<EngineRegistry>,
+        tell: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            store,
+            registry,
+            tell: Arc::new(tell),
+            asked: Arc::default(),
+            draining: Arc::new(watch::Sender::new(false)),
+            view: Arc::new(watch::Sender::new(View::default())),
+        }
+    }
+
+    /// Unique per process start.
+    pub fn id(&self) -> &Arc<str> {
+        &self.settings.row.id
+    }
+
+    /// Who is here and who has what, as last seen.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    /// What the routes show.
+    pub fn seen(&self) -> Seen {
+        Seen { id: Arc::clone(self.id()), view: self.view() }
+    }
+
+    /// Looks at once who lives and who has what: another instance said that something has changed.
+    pub fn wake(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Takes no account from now on, and hands those it has to others that can have them. Returns once the others know and
+    /// the engines are told; at once if nobody else is here. Cancel safe: what is begun goes on.
+    pub async fn drain(&self) {
+        self.draining.send_replace(true);
+        self.wake();
+        let mut view = self.view.subscribe();
+        let told = |view: &View| {
+            let others = view.living.iter().any(|it| it.row.id != *self.id());
+            !others || view.living.iter().any(|it| it.row.id == *self.id() && it.row.draining)
+        };
+        // An error means that the task is gone; then the leases expire.
+        let _gone = view.wait_for(told).await.is_err();
+    }
+
+    /// Beats and looks until `stop`, then leaves. A beat that fails changes nothing: whoever loses a lease is told so by the
+    /// lease itself.
+    pub async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.serve()).await;
+        match timeout(LEAVE_TIMEOUT, self.store.leave(self.id())).await {
+            Ok(Ok(())) => (self.tell)(),
+            Ok(Err(error)) => tracing::warn!(%error, "this instance is not taken off the list; its row expires"),
+            Err(_) => tracing::warn!("this instance is not taken off the list; its row expires"),
+        }
+    }
+
+    async fn serve(&self) {
+        let mut next_beat = Instant::now();
+        loop {
+            let result = if Instant::now() >= next_beat { self.beat().await } else { self.look().await };
+            match result {
+                Ok(Some(beat_again)) => next_beat = beat_again,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "this instance does not know how the others stand");
+                    next_beat = Instant::now() + RETRY.min(self.settings.ttl / 3);
+                }
+            }
+            let until = if self.must_look() { next_beat.min(Instant::now() + LOOK_EVERY) } else { next_beat };
+            tokio::select! {
+                () = self.asked.notified() => next_beat = Instant::now(),
+                () = self.registry.changed() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Whether an account may become this one's at any moment.
+    fn must_look(&self) -> bool {
+        let view = self.view.borrow();
+        let mine = |account: &AccountId| view.leases.get(account).is_some_and(|lease| lease.owner == *self.id());
+        view.living.len() > 1 || !self.settings.row.accounts.iter().all(mine)
+    }
+
+    /// Says that this instance lives, and plans anew. Returns when to do so again.
+    async fn beat(&self) -> Result<Option<Instant>, StoreError> {
+        let draining = *self.draining.borrow();
+        let row = InstanceRow { draining, ..self.settings.row.clone() };
+        let started = Instant::now();
+        let mut living = self.bounded(self.store.beat(&row, self.settings.ttl)).await?;
+        if self.settings.alone {
+            living.retain(|instance| instance.row.id == *self.id());
+        }
+        let leases = self.leases().await?;
+        // One that dies is noticed when its row expires, and not a beat later.
+        let others = living.iter().filter(|instance| instance.row.id != *self.id());
+        let next_death = others.map(|instance| instance.remaining).min().unwrap_or(self.settings.ttl);
+        let desired = self.plan(&living, &leases);
+        let was = self.view.borrow().living.iter().find(|it| it.row.id == *self.id()).map(|it| it.row.draining);
+        self.publish(View { living, leases, desired });
+        if was != Some(draining) {
+            (self.tell)();
+        }
+        Ok(Some(started + (self.settings.ttl / 3).min(next_death.max(LOOK_EVERY))))
+    }
+
+    /// Looks at the leases. Who lives is not asked anew unless some engine would be told something else: nothing is decided on
+    /// an old answer.
+    async fn look(&self) -> Result<Option<Instant>, StoreError> {
+        let leases = self.leases().await?;
+        let living = self.view.borrow().living.clone();
+        let desired = self.plan(&living, &leases);
+        let view = View { living, leases, desired };
+        if !self.duties(&view).all(|(account, duty)| self.registry.is_assigned(account, &duty)) {
+            return self.beat().await;
+        }
+        self.publish(view);
+        Ok(None)
+    }
+
+    fn plan(&self, living: &[Instance], leases: &BTreeMap<AccountId, LeaseRow>) -> Desired {
+        let held = leases.values().filter(|lease| !lease.remaining.is_zero());
+        let owners = held.map(|lease| (lease.account, Arc::clone(&lease.owner))).collect();
+        plan(&owners, living)
+    }
+
+    /// What this view means for each engine here.
+    fn duties<'a>(&'a self, view: &'a View) -> impl Iterator<Item = (AccountId, Duty)> + 'a {
+        let me = Looker { id: self.id(), ttl: self.settings.ttl, alone: self.settings.alone, now: Instant::now() };
+        let of = move |account| duty(view.leases.get(&account), view.desired.get(&account), me);
+        self.registry.accounts().map(move |account| (account, of(account)))
+    }
+
+    fn publish(&self, view: View) {
+        for (account, duty) in self.duties(&view) {
+            self.registry.assign(account, duty);
+        }
+        let mine = view.leases.values().filter(|it| it.owner == *self.id() && !it.remaining.is_zero()).count();
+        metrics::gauge!("hotgo_accounts_owned").set(f64::from(u32::try_from(mine).unwrap_or(u32::MAX)));
+        self.view.send_replace(view);
+    }
+
+    /// Reads the leases. If one of this instance went to another since the last look, that one is told to look.
+    async fn leases(&self) -> Result<BTreeMap<AccountId, LeaseRow>, StoreError> {
+        let rows = self.bounded(self.store.leases()).await?;
+        let was_mine = |row: &LeaseRow| {
+            self.view.borrow().leases.get(&row.account).is_some_and(|lease| lease.owner == *self.id())
+        };
+        if rows.iter().any(|row| row.owner != *self.id() && was_mine(row)) {
+            (self.tell)();
+        }
+        Ok(rows.into_iter().map(|row| (row.account, row)).collect())
+    }
+
+    /// A store that takes longer than a beat may take is one that does not answer.
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let answer = timeout(self.settings.ttl / 3, work).await;
+        answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
+    }
+}

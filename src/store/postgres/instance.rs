@@ -1,0 +1,83 @@
+//! Who is here, and who holds what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row as _};
+use trading::ids::AccountId;
+use trading::time::Timestamp;
+
+use super::lease::micros;
+use super::text::{escape, unescape};
+use crate::store::{Instance, InstanceRow};
+
+type Sql<T> = Result<T, sqlx::Error>;
+
+/// An instance that died is remembered for an hour, in microseconds: for those who look.
+const REMEMBERED: i64 = 3_600_000_000;
+
+fn until(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duration) -> Sql<Vec<Instance>> {
+    let accounts: Vec<i64> = row.accounts.iter().map(|account| account.0).collect();
+    sqlx::query(
+        "INSERT INTO hg_sys_instance (id, name, address, build_id, accounts, draining, started_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $8)
+         ON CONFLICT (id) DO UPDATE SET
+             name = excluded.name, address = excluded.address, build_id = excluded.build_id,
+             accounts = excluded.accounts, draining = excluded.draining, expires_at = excluded.expires_at",
+    )
+    .bind(escape(&row.id))
+    .bind(escape(&row.name))
+    .bind(escape(&row.address))
+    .bind(escape(&row.build_id))
+    .bind(serde_json::to_string(&accounts).map_err(|error| sqlx::Error::Encode(error.into()))?)
+    .bind(i64::from(row.draining))
+    .bind(row.started_at.micros())
+    .bind(micros(ttl))
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("DELETE FROM hg_sys_instance WHERE expires_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1")
+        .bind(REMEMBERED)
+        .execute(&mut *conn)
+        .await?;
+    let rows = sqlx::query(
+        "SELECT id, name, address, build_id, accounts, draining, started_at,
+             expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+         FROM hg_sys_instance WHERE expires_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ORDER BY id",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(instance).collect()
+}
+
+fn instance(row: &sqlx::postgres::PgRow) -> Sql<Instance> {
+    let accounts: Vec<i64> =
+        serde_json::from_str(row.try_get(4)?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let found = InstanceRow {
+        id: Arc::from(&*unescape(row.try_get(0)?)),
+        name: unescape(row.try_get(1)?).into_owned(),
+        address: unescape(row.try_get(2)?).into_owned(),
+        build_id: unescape(row.try_get(3)?).into_owned(),
+        accounts: accounts.into_iter().map(AccountId).collect(),
+        draining: row.try_get::<i64, _>(5)? != 0,
+        started_at: Timestamp::from_micros(row.try_get(6)?),
+    };
+    Ok(Instance { row: found, remaining: until(row.try_get(7)?) })
+}
+
+pub(super) async fn leave(conn: &mut PgConnection, id: String) -> Sql<()> {
+    sqlx::query("DELETE FROM hg_sys_instance WHERE id = $1").bind(escape(&id)).execute(conn).await.map(drop)
+}
+
+pub(super) async fn bind_ledger(conn: &mut PgConnection, account: AccountId, ledger: String) -> Sql<String> {
+    sqlx::query_scalar("UPDATE hg_trading_account SET ledger = coalesce(ledger, $2) WHERE id = $1 RETURNING ledger")
+        .bind(account.0)
+        .bind(escape(&ledger))
+        .fetch_all(conn)
+        .await?
+        .pop()
+        .ok_or(sqlx::Error::RowNotFound)
+}
