@@ -24,6 +24,7 @@ use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
+use crate::bus::{Alone, Bus};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
@@ -31,8 +32,9 @@ use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
+use crate::instance::inbox::Inbox;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
-use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
+use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, Remote};
 use crate::store::Store;
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
@@ -80,7 +82,8 @@ pub(super) async fn start(
     if !options.replay {
         go.cancel();
     }
-    let hub = Arc::new(Hub::new(config.stream.session_queue));
+    let bus: Arc<dyn Bus> = Arc::new(Alone::default());
+    let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
     let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
 
@@ -98,8 +101,9 @@ pub(super) async fn start(
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
+    let commands = boot.commands(&store, &registry, &bus, &hub)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
-    let router = boot.api(&store, &registry, auth, &views, websockets);
+    let router = boot.api(&store, &registry, commands, auth, &views, websockets);
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
@@ -333,6 +337,41 @@ impl Boot<'_> {
         Ok(())
     }
 
+    /// The way of commands and events between the instances: theirs for accounts that are traded here, and ours for
+    /// accounts that are not.
+    fn commands(
+        &self,
+        store: &Arc<dyn Store>,
+        registry: &Arc<EngineRegistry>,
+        bus: &Arc<dyn Bus>,
+        hub: &Arc<Hub>,
+    ) -> Result<Commands, BootError> {
+        let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
+        let remote = Remote {
+            bus: Arc::clone(bus),
+            hub: Arc::clone(hub),
+            clock: self.clock,
+            wait: ms(self.config.instance.remote_wait_ms),
+            // Whoever still waits is told that it is pending, so that the shutdown need not wait for others.
+            stop: self.handle.token(self.phases.stop_accepting),
+        };
+        let commands = Commands::new(Arc::clone(store), Arc::clone(&engines)).with_remote(remote);
+        let inbox = Inbox {
+            store: Arc::clone(store),
+            engines: Arc::clone(&engines),
+            commands: commands.clone(),
+            bus: Arc::clone(bus),
+            clock: self.clock,
+        };
+        let stop = self.handle.token(self.phases.stop_new_signals);
+        self.run(self.phases.stop_new_signals, "inbox", inbox.run(stop))?;
+        let stop = self.handle.token(self.phases.close_streams);
+        let others =
+            stream::follow_others(Arc::clone(hub), Arc::clone(bus), Arc::clone(store), engines, stop);
+        self.run(self.phases.close_streams, "events of other instances", others)?;
+        Ok(commands)
+    }
+
     fn websockets(
         &self,
         hub: Arc<Hub>,
@@ -362,6 +401,7 @@ impl Boot<'_> {
         &self,
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
+        commands: Commands,
         auth: Authenticator,
         views: &Views,
         websockets: axum::Router,
@@ -372,6 +412,7 @@ impl Boot<'_> {
         http::router(http::Deps {
             store: Arc::clone(store),
             engines,
+            commands,
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
             intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),

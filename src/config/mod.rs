@@ -20,7 +20,7 @@ pub use binance::BinanceConfig;
 pub use error::{ConfigError, Fault, Problem};
 pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
-pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
+pub use sections::{AdminConfig, InstanceConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The database.
     pub store: StoreConfig,
+    /// This process among others.
+    pub instance: InstanceConfig,
     /// Accounts, limits, leases.
     pub trading: TradingConfig,
     /// The venues.

@@ -81,3 +81,11 @@ pub struct StreamConfig {
     /// Time between pings.
     pub ping_interval_ms: u64,
 }
+
+/// `instance`: one of several processes that share a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    /// How long a request waits for a decision that another instance makes; then it is answered with `pending`.
+    pub remote_wait_ms: u64,
+}

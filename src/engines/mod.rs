@@ -17,6 +17,12 @@ pub enum SubmitError {
     /// No such account here.
     #[error("no such account")]
     UnknownAccount,
+    /// Another instance trades the account, or nobody does.
+    #[error("the account is traded elsewhere")]
+    NotHere {
+        /// The instance that owns it, if that is known.
+        owner: Option<String>,
+    },
     /// The account's queue is full.
     #[error("the account's queue is full")]
     Busy,

@@ -267,7 +267,7 @@ impl From<SubmitError> for Problem {
             SubmitError::UnknownAccount => return Self::NotFound("account".into()),
             SubmitError::Stopping => return Self::stopping(),
             SubmitError::Busy | SubmitError::Unconfirmed => 1,
-            SubmitError::NotReady => 2,
+            SubmitError::NotReady | SubmitError::NotHere { .. } => 2,
         };
         Self::Unavailable { detail: error.to_string(), retry_after_s }
     }

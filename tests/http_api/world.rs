@@ -15,7 +15,7 @@ use hotgo::http::{
     Check, Deps, HealthSnapshot, HealthStatus, PhaseState, ShutdownControl, ShutdownPlan, ShutdownStage,
     ShutdownStatus, ShutdownTrigger, router,
 };
-use hotgo::signals::{IntakeClosed, IntakeGate, IntakeGuard};
+use hotgo::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Commit, Lease, Role, Store};
 use http_body_util::BodyExt;
@@ -280,6 +280,7 @@ impl World {
         let app = router(Deps {
             store: store.clone(),
             engines: engines.clone(),
+            commands: Commands::new(store.clone(), engines.clone()),
             auth,
             health: snapshot_of(health.clone()),
             intake: gate(intake_open.clone()),

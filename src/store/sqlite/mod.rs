@@ -10,6 +10,7 @@
 //! 5. One process at a time has a database open for writing: the [`Writer`] holds the lock of the file itself.
 
 mod dump;
+mod inbox;
 mod lease;
 mod lock;
 mod open;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::SqlitePool;
 use tokio::sync::{mpsc, oneshot};
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
 use trading::event::Recorded;
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
@@ -45,7 +46,7 @@ pub(super) use open::connect_options;
 
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Store, StoreError, StoredFill,
+    Store, StoreError, Stored, StoredFill, Waiting,
 };
 use writer::{Job, Task};
 
@@ -189,6 +190,19 @@ impl Store for SqliteStore {
         bounded(read::command(&self.readers, source, dedup_key)).await
     }
 
+    async fn store_command(&self, account: AccountId, command: &Command, at: Timestamp) -> Result<Stored, StoreError> {
+        let command = command.clone();
+        self.write(move |conn| Box::pin(inbox::store(conn, account, command, at))).await?
+    }
+
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        bounded(inbox::waiting(&self.readers, accounts, limit)).await
+    }
+
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError> {
+        bounded(inbox::waiting_one(&self.readers, source, dedup_key)).await
+    }
+
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
         bounded(read::robots(&self.readers, account)).await
     }
@@ -223,6 +237,10 @@ impl Store for SqliteStore {
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
         bounded(read::head(&self.readers, account)).await
+    }
+
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        bounded(read::heads(&self.readers, accounts)).await
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {

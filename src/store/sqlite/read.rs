@@ -414,6 +414,26 @@ pub(super) async fn head(pool: &SqlitePool, account: AccountId) -> Read<Head> {
     Ok(Head { account, seq: last_seq(pool, account).await? })
 }
 
+/// A probe of the primary key's end per account.
+pub(super) async fn heads(pool: &SqlitePool, accounts: &[AccountId]) -> Read<Vec<Head>> {
+    let rows = sqlx::query(
+        "SELECT value, (SELECT coalesce(max(seq), 0) FROM hg_trading_event WHERE account = value) FROM json_each(?)",
+    )
+    .bind(numbers(accounts)?)
+    .fetch_all(pool)
+    .await?;
+    let head = |row: &SqliteRow| {
+        let mut row = Columns::of(row);
+        Ok(Head { account: AccountId(row.integer()?), seq: Seq(row.integer()?) })
+    };
+    rows.iter().map(head).collect()
+}
+
+/// Accounts as the JSON array that a statement takes them from.
+pub(super) fn numbers(accounts: &[AccountId]) -> Read<String> {
+    serde_json::to_string(accounts).map_err(corrupt)
+}
+
 async fn last_seq<'e>(on: impl SqliteExecutor<'e>, account: AccountId) -> Read<Seq> {
     let seq = sqlx::query_scalar("SELECT coalesce(max(seq), 0) FROM hg_trading_event WHERE account = ?")
         .bind(account.0)
@@ -422,11 +442,15 @@ async fn last_seq<'e>(on: impl SqliteExecutor<'e>, account: AccountId) -> Read<S
     Ok(Seq(seq))
 }
 
-pub(super) async fn command(pool: &SqlitePool, source: &str, dedup_key: &str) -> Read<Option<Record>> {
+pub(super) async fn command<'e>(
+    on: impl SqliteExecutor<'e>,
+    source: &str,
+    dedup_key: &str,
+) -> Read<Option<Record>> {
     Query::new("SELECT source, dedup_key, payload, received_at, detail FROM hg_trading_signal")
         .filter("source = ?", Some(source))
         .filter("dedup_key = ?", Some(dedup_key))
-        .one(pool, |row| to_record(&mut Columns::of(row)))
+        .one(on, |row| to_record(&mut Columns::of(row)))
         .await
 }
 

@@ -132,6 +132,10 @@ impl<'a> Batch<'a> {
             row.put(seq)
         })?;
         to.table(sql::SIGNALS, false, &self.signals, |row, (account, record)| put_record(row, *account, record))?;
+        to.table(sql::DECIDED, false, &self.signals, |row, (_, record)| {
+            row.put(&record.command.source)?;
+            row.put(&record.command.dedup_key)
+        })?;
         to.table(sql::ORDERS, true, self.orders.values(), |row, order| put_order(row, order))?;
         to.table(sql::FILLS, false, &self.fills, |row, (account, robot, fill)| put_fill(row, *account, *robot, fill))?;
         to.table(sql::POSITIONS, true, self.positions.values(), |row, position| put_position(row, position))?;

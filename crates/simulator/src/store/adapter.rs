@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Role, Store, StoreError, StoredFill,
+    Role, Store, StoreError, Stored, StoredFill, Waiting,
 };
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
-use trading::event::Recorded;
+use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
 use trading::order::Order;
 use trading::position::{Balance, Position};
@@ -20,7 +20,7 @@ use trading::time::Timestamp;
 
 use super::{Fate, SimStore};
 
-/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log) is kept beside
+/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log, the inbox) is kept beside
 /// it.
 #[derive(Debug)]
 pub struct SimDatabase {
@@ -33,6 +33,8 @@ struct Inner {
     store: SimStore,
     api_keys: Vec<ApiKey>,
     audit: Vec<AuditEntry>,
+    inbox: Vec<Waiting>,
+    stored: i64,
     closed: bool,
 }
 
@@ -53,6 +55,12 @@ impl SimDatabase {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+}
+
+impl Inner {
+    fn waiting(&self, source: &str, dedup_key: &str) -> Option<&Waiting> {
+        self.inbox.iter().find(|waiting| waiting.source == source && waiting.dedup_key == dedup_key)
     }
 }
 
@@ -101,11 +109,40 @@ impl Store for SimDatabase {
         if inner.closed {
             return Err(CommitError::Closed);
         }
-        inner.store.commit(&commit, Fate::Confirmed, self.now())
+        inner.store.commit(&commit, Fate::Confirmed, self.now())?;
+        let Inner { store, inbox, .. } = &mut *inner;
+        if commit.events.iter().any(|recorded| matches!(recorded.event, Event::Command(_))) {
+            inbox.retain(|waiting| !store.knows_command(&waiting.source, &waiting.dedup_key));
+        }
+        Ok(())
     }
 
     async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError> {
         self.open()?.store.find_command(source, dedup_key, self.now())
+    }
+
+    async fn store_command(&self, account: AccountId, command: &Command, at: Timestamp) -> Result<Stored, StoreError> {
+        let mut inner = self.open()?;
+        let Command { source, dedup_key, wish } = command.clone();
+        if let Some(record) = inner.store.find_command(&source, &dedup_key, self.now())? {
+            return Ok(Stored::Decided(Box::new(record)));
+        }
+        if let Some(waiting) = inner.waiting(&source, &dedup_key) {
+            return Ok(Stored::Waiting(Box::new(waiting.clone())));
+        }
+        inner.stored += 1;
+        let id = inner.stored;
+        inner.inbox.push(Waiting { id, account, source, dedup_key, wish: Ok(wish), received_at: at });
+        Ok(Stored::New)
+    }
+
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        let inner = self.open()?;
+        Ok(page(inner.inbox.iter().filter(|waiting| accounts.contains(&waiting.account)).cloned(), limit))
+    }
+
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError> {
+        Ok(self.open()?.waiting(source, dedup_key).cloned())
     }
 
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
@@ -164,6 +201,11 @@ impl Store for SimDatabase {
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
         Ok(Head { account, seq: self.open()?.store.last_seq(account) })
+    }
+
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        let inner = self.open()?;
+        Ok(accounts.iter().map(|account| Head { account: *account, seq: inner.store.last_seq(*account) }).collect())
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {

@@ -1,0 +1,3 @@
+//! One of several processes that share a database.
+
+pub mod inbox;
