@@ -366,8 +366,7 @@ impl Boot<'_> {
         let stop = self.handle.token(self.phases.stop_new_signals);
         self.run(self.phases.stop_new_signals, "inbox", inbox.run(stop))?;
         let stop = self.handle.token(self.phases.close_streams);
-        let others =
-            stream::follow_others(Arc::clone(hub), Arc::clone(bus), Arc::clone(store), engines, stop);
+        let others = stream::follow_others(Arc::clone(hub), Arc::clone(bus), Arc::clone(store), engines, stop);
         self.run(self.phases.close_streams, "events of other instances", others)?;
         Ok(commands)
     }

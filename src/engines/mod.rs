@@ -3,6 +3,7 @@
 mod driver;
 mod registry;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use driver::{Driver, Farewell, Ports};
@@ -17,18 +18,18 @@ pub enum SubmitError {
     /// No such account here.
     #[error("no such account")]
     UnknownAccount,
-    /// Another instance trades the account, or nobody does.
-    #[error("the account is traded elsewhere")]
-    NotHere {
-        /// The instance that owns it, if that is known.
-        owner: Option<String>,
-    },
     /// The account's queue is full.
     #[error("the account's queue is full")]
     Busy,
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// Another instance trades the account, or nobody does yet.
+    #[error("the account is traded by {}", owner.as_deref().unwrap_or("nobody at the moment"))]
+    NotHere {
+        /// Which instance: the owner of its lease, or who is about to be.
+        owner: Option<Arc<str>>,
+    },
     /// The engine is still recovering, or was just fenced and recovers again.
     #[error("the account is not ready")]
     NotReady,

@@ -10,7 +10,5 @@ pub(crate) mod webhook;
 mod wire;
 
 pub use remote::Remote;
-pub use service::{
-    CommandError, Commands, Decided, Decision, IntakeClosed, IntakeGate, IntakeGuard, Pending,
-};
+pub use service::{CommandError, Commands, Decided, Decision, IntakeClosed, IntakeGate, IntakeGuard, Pending};
 pub use wire::{CommandOut, OrderTypeWire, OutcomeWire, TifWire};

@@ -16,6 +16,7 @@ mod audit;
 mod data;
 mod findings;
 mod fold;
+mod inbox;
 mod sim;
 mod sqlite;
 mod suite;

@@ -7,7 +7,7 @@ use trading::ids::AccountId;
 use trading::time::Timestamp;
 
 use super::read::{self, Columns, Read};
-use crate::store::{Stored, StoreError, Waiting};
+use crate::store::{StoreError, Stored, Waiting};
 
 /// Nobody writes between the statements: this is the only connection that does.
 pub(super) async fn store(

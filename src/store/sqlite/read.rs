@@ -442,11 +442,7 @@ async fn last_seq<'e>(on: impl SqliteExecutor<'e>, account: AccountId) -> Read<S
     Ok(Seq(seq))
 }
 
-pub(super) async fn command<'e>(
-    on: impl SqliteExecutor<'e>,
-    source: &str,
-    dedup_key: &str,
-) -> Read<Option<Record>> {
+pub(super) async fn command<'e>(on: impl SqliteExecutor<'e>, source: &str, dedup_key: &str) -> Read<Option<Record>> {
     Query::new("SELECT source, dedup_key, payload, received_at, detail FROM hg_trading_signal")
         .filter("source = ?", Some(source))
         .filter("dedup_key = ?", Some(dedup_key))
