@@ -351,6 +351,7 @@ impl Boot<'_> {
             bus: Arc::clone(bus),
             hub: Arc::clone(hub),
             clock: self.clock,
+            room: u32::try_from(self.config.trading.queue).unwrap_or(u32::MAX),
             wait: ms(self.config.instance.remote_wait_ms),
             // Whoever still waits is told that it is pending, so that the shutdown need not wait for others.
             stop: self.handle.token(self.phases.stop_accepting),

@@ -12,6 +12,7 @@ use trading::ids::AccountId;
 use super::service::{CommandError, Commands, Decision, Pending, decided, same_request};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
+use crate::engines::SubmitError;
 use crate::store::Stored;
 use crate::stream::{Hub, Tail};
 
@@ -28,6 +29,8 @@ pub struct Remote {
     pub hub: Arc<Hub>,
     /// Now.
     pub clock: Clock,
+    /// How many commands of an account may wait for its owner.
+    pub room: u32,
     /// How long a decision is waited for.
     pub wait: Duration,
     /// Cancelled when nothing should be waited for any more.
@@ -45,7 +48,8 @@ impl Commands {
         // From before it is stored, so that its decision is not missed.
         let tail = remote.hub.tail(account);
         let now = remote.clock.now();
-        let pending = match self.store.store_command(account, &command, now).await? {
+        let pending = match self.store.store_command(account, &command, now, remote.room).await? {
+            Stored::Full => return Err(SubmitError::Busy.into()),
             Stored::Decided(record) => return decided(*record, &command.wish, true),
             Stored::New => Pending { command: command.clone(), received_at: now, replayed: false },
             Stored::Waiting(waiting) => match waiting.wish {

@@ -246,6 +246,8 @@ pub enum Stored {
     Waiting(Box<Waiting>),
     /// One of the same name, which was decided already. Nothing was written.
     Decided(Box<Record>),
+    /// As many commands of the account wait as may. Nothing was written.
+    Full,
 }
 
 /// The port. Every method is bounded in time by the adapter (a few seconds) and safe to cancel: a cancelled
@@ -279,8 +281,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What became of a command, if it was ever decided.
     async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError>;
-    /// Stores a command for the owner of an account that exists, durably, unless one of its name waits or was decided.
-    async fn store_command(&self, account: AccountId, command: &Command, at: Timestamp) -> Result<Stored, StoreError>;
+    /// Stores a command for the owner of an account that exists, durably, unless one of its name waits or was decided, or
+    /// `room` commands of the account wait.
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError>;
     /// The commands of these accounts that wait, oldest first, at most `limit`; none that was decided.
     async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError>;
     /// The command of this name, if it waits.

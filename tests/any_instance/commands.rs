@@ -229,3 +229,18 @@ async fn an_owner_that_stops_looks_into_its_inbox_no_more() {
         assert_eq!(world.waiting().await, 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inbox_that_is_full_takes_no_more() {
+    for how in BOTH {
+        let world = World::new(how).await;
+        let other = world.start(Like { room: 3, ..HASTY }).await;
+        for n in 0..3 {
+            assert_eq!(other.buy(world.robot, &format!("key-{n}")).await.outcome(), (202, "pending".into()));
+        }
+        let refused = other.buy(world.robot, "too much").await;
+        assert_eq!((refused.status.as_u16(), refused.headers.contains_key("retry-after")), (503, true));
+        assert_eq!(other.buy(world.robot, "key-1").await.outcome(), (202, "pending".into()));
+        assert_eq!(world.waiting().await, 3);
+    }
+}

@@ -15,11 +15,11 @@ async fn an_owner_that_dies_between_the_row_and_its_decision_leaves_it_to_its_su
     for how in BOTH {
         let world = World::new(how).await;
         let hold = watch::Sender::new(false);
-        let mut held = hold.subscribe();
+        let mut taken = hold.subscribe();
         let owner = world.start(Like { hold: Some(hold), ..OWNER }).await;
         let other = world.start(OTHER).await;
         let (answer, _successor) = join(other.buy(world.robot, "key"), async {
-            timeout(PATIENCE, held.wait_for(|held| *held)).await.unwrap().unwrap();
+            timeout(PATIENCE, taken.wait_for(|taken| *taken)).await.unwrap().unwrap();
             owner.kill().await;
             assert_eq!((world.waiting().await, world.orders().await.len()), (1, 0));
             world.start(OWNER).await

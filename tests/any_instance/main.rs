@@ -8,6 +8,7 @@
     clippy::indexing_slicing,
     clippy::large_futures,
     clippy::too_many_lines,
+    clippy::as_conversions,
     let_underscore_drop,
     missing_debug_implementations,
     unreachable_pub,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -52,6 +52,7 @@ pub struct World {
     pub robot: RobotId,
     token: String,
     config: Config,
+    starts: AtomicU64,
     market: hotgo::market::MarketHub,
     _tasks: JoinSet<()>,
     _dir: tempfile::TempDir,
@@ -76,11 +77,13 @@ pub struct Like {
     /// Whether it looks into its inbox.
     pub looks: bool,
     pub wait: Duration,
+    /// How many commands may wait.
+    pub room: u32,
     /// Set once a command has come to the engines, which then hold it before they decide.
     pub hold: Option<watch::Sender<bool>>,
 }
 
-pub const OWNER: Like = Like { owns: true, looks: true, wait: LONG, hold: None };
+pub const OWNER: Like = Like { owns: true, looks: true, wait: LONG, room: 1_000, hold: None };
 pub const OTHER: Like = Like { owns: false, ..OWNER };
 pub const HASTY: Like = Like { wait: Duration::from_millis(50), ..OTHER };
 
@@ -107,7 +110,20 @@ impl World {
         let token = auth.create_key("test", Role::Admin, clock.now()).await.unwrap().token.into_text();
         let (venue, wire) = (Arc::default(), Arc::default());
         let robot = RobotId::nth(account.id, 1).unwrap();
-        let world = Self { how, store, account, venue, wire, robot, token, config, market, _tasks: tasks, _dir: dir };
+        let world = Self {
+            how,
+            store,
+            account,
+            venue,
+            wire,
+            robot,
+            token,
+            config,
+            starts: AtomicU64::new(1),
+            market,
+            _tasks: tasks,
+            _dir: dir,
+        };
         let owner = world.start(OWNER).await;
         let made = owner.post("/api/robots", "robot", FOLLOWER).await;
         assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
@@ -125,13 +141,19 @@ impl World {
         for driver in made {
             drivers.spawn(driver.run());
         }
-        let mut engines: Arc<dyn Engines> = Arc::clone(&registry) as Arc<dyn Engines>;
+        let mut engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(&registry);
         if let Some(held) = like.hold {
             engines = Arc::new(Holding { engines, held });
         }
         let stop = CancellationToken::new();
-        let remote =
-            Remote { bus: Arc::clone(&bus), hub: Arc::clone(&hub), clock, wait: like.wait, stop: stop.clone() };
+        let remote = Remote {
+            bus: Arc::clone(&bus),
+            hub: Arc::clone(&hub),
+            clock,
+            room: like.room,
+            wait: like.wait,
+            stop: stop.clone(),
+        };
         let store = Arc::clone(&self.store);
         let commands = Commands::new(Arc::clone(&store), Arc::clone(&engines)).with_remote(remote);
         if like.looks {
@@ -164,13 +186,13 @@ impl World {
     fn ports(&self, hub: &Arc<Hub>, clock: Clock) -> Ports {
         Ports {
             store: Arc::clone(&self.store),
-            gateway: Arc::clone(&self.venue) as Arc<_>,
+            gateway: Arc::<Venue>::clone(&self.venue),
             market: self.market.clone(),
             hub: Arc::clone(hub),
             clock,
             namespace: "test".into(),
             limits: trading::risk::Limits::default(),
-            owner: format!("{:?}", hub.as_ref() as *const Hub).into(),
+            owner: format!("owner-{}", self.starts.fetch_add(1, Ordering::SeqCst)).into(),
             lease_ttl: Duration::from_secs(15),
             predecessor_is_dead: true,
         }
@@ -191,7 +213,7 @@ impl World {
             hub: Arc::clone(hub),
             store: Arc::clone(&self.store),
             auth: auth.clone(),
-            admit: Arc::new(|| Some(Box::new(()) as Guard)),
+            admit: Arc::new(|| -> Option<Guard> { Some(Box::new(())) }),
             draining,
             close: CancellationToken::new(),
         });

@@ -9,6 +9,9 @@ use trading::order::Order;
 
 use crate::data::{Held, TTL, alarm, at, command, order, owner};
 
+/// More than any test needs.
+pub(crate) const ROOM: u32 = 100;
+
 pub(crate) fn wish_of(robot: RobotId, dedup_key: &str) -> Command {
     let Event::Command(record) = command(robot, dedup_key) else { unreachable!() };
     record.command
@@ -26,11 +29,11 @@ pub(crate) async fn a_command_waits_once_until_it_is_decided(store: &dyn Store) 
     let account = held.account.id;
     let wished = wish_of(robot.id, "key");
     assert_eq!(store.waiting_command(&wished.source, "key").await.unwrap(), None);
-    assert_eq!(store.store_command(account, &wished, at(5)).await.unwrap(), Stored::New);
+    assert_eq!(store.store_command(account, &wished, at(5), ROOM).await.unwrap(), Stored::New);
     let other = Command { wish: Wish::StartRobot { robot: robot.id }, ..wished.clone() };
     let mut found = Vec::new();
     for again in [&wished, &other] {
-        match store.store_command(account, again, at(6)).await.unwrap() {
+        match store.store_command(account, again, at(6), ROOM).await.unwrap() {
             Stored::Waiting(waiting) => found.push(*waiting),
             other => panic!("{other:?}"),
         }
@@ -48,7 +51,7 @@ pub(crate) async fn a_command_waits_once_until_it_is_decided(store: &dyn Store) 
     held.commit(store, vec![Event::Command(record.clone()), command(robot.id, "another")]).await.unwrap();
     assert_eq!(waits(store, &[account], 10).await, [""; 0], "the decision and the wait end together");
     assert_eq!(store.waiting_command(&wished.source, "key").await.unwrap(), None);
-    let known = store.store_command(account, &wished, at(7)).await.unwrap();
+    let known = store.store_command(account, &wished, at(7), ROOM).await.unwrap();
     assert_eq!(known, Stored::Decided(Box::new(record)));
     assert_eq!(waits(store, &[account], 10).await, [""; 0]);
 }
@@ -56,7 +59,7 @@ pub(crate) async fn a_command_waits_once_until_it_is_decided(store: &dyn Store) 
 pub(crate) async fn a_commit_that_fails_leaves_what_waits(store: &dyn Store) {
     let (mut held, robot) = Held::with_robot(store).await;
     let account = held.account.id;
-    store.store_command(account, &wish_of(robot.id, "key"), at(5)).await.unwrap();
+    store.store_command(account, &wish_of(robot.id, "key"), at(5), ROOM).await.unwrap();
     let empty = Order { qty: Qty::ZERO, ..order(robot.id, 3) };
     let refused = held.commit(store, vec![command(robot.id, "key"), Event::Order(empty)]).await;
     assert!(matches!(refused, Err(CommitError::Conflict { .. })), "{refused:?}");
@@ -71,8 +74,8 @@ pub(crate) async fn commands_wait_in_the_order_of_their_arrival(store: &dyn Stor
     let (other, theirs) = Held::with_robot(store).await;
     let (here, there) = (one.account.id, other.account.id);
     for key in ["c", "a", "b"] {
-        store.store_command(here, &wish_of(robot.id, key), at(5)).await.unwrap();
-        store.store_command(there, &wish_of(theirs.id, key), at(5)).await.unwrap();
+        store.store_command(here, &wish_of(robot.id, key), at(5), ROOM).await.unwrap();
+        store.store_command(there, &wish_of(theirs.id, key), at(5), ROOM).await.unwrap();
     }
     assert_eq!(waits(store, &[here], 10).await, ["c", "a", "b"]);
     assert_eq!(waits(store, &[here, there], 10).await, ["c", "c", "a", "a", "b", "b"]);
@@ -91,7 +94,7 @@ pub(crate) async fn a_command_that_is_decided_while_it_is_stored_does_not_wait(s
         let wished = wish_of(robot.id, &key);
         let account = held.account.id;
         let (stored, decided) = futures_util::future::join(
-            store.store_command(account, &wished, at(5)),
+            store.store_command(account, &wished, at(5), ROOM),
             held.commit(store, vec![command(robot.id, &key)]),
         )
         .await;
@@ -99,7 +102,7 @@ pub(crate) async fn a_command_that_is_decided_while_it_is_stored_does_not_wait(s
         let stored = stored.unwrap();
         assert!(matches!(stored, Stored::New | Stored::Decided(_)), "{stored:?}");
         assert_eq!(waits(store, &[account], 10).await, [""; 0]);
-        assert!(matches!(store.store_command(account, &wished, at(6)).await.unwrap(), Stored::Decided(_)));
+        assert!(matches!(store.store_command(account, &wished, at(6), ROOM).await.unwrap(), Stored::Decided(_)));
     }
 }
 
@@ -113,4 +116,21 @@ pub(crate) async fn heads_are_those_of_each_account(store: &dyn Store) {
     assert_eq!(heads, [head(&one), head(&empty)]);
     assert_eq!(one.seq, 3);
     assert_eq!(store.heads(&[]).await.unwrap(), []);
+}
+
+pub(crate) async fn no_more_commands_of_an_account_wait_than_there_is_room_for(store: &dyn Store) {
+    let (mut held, robot) = Held::with_robot(store).await;
+    let (other, theirs) = Held::with_robot(store).await;
+    let (here, there) = (held.account.id, other.account.id);
+    for key in ["a", "b"] {
+        assert_eq!(store.store_command(here, &wish_of(robot.id, key), at(5), 2).await.unwrap(), Stored::New);
+    }
+    let third = wish_of(robot.id, "c");
+    assert_eq!(store.store_command(here, &third, at(5), 2).await.unwrap(), Stored::Full);
+    let known = store.store_command(here, &wish_of(robot.id, "b"), at(5), 2).await.unwrap();
+    assert!(matches!(known, Stored::Waiting(_)), "{known:?}");
+    assert_eq!(store.store_command(there, &wish_of(theirs.id, "c"), at(5), 2).await.unwrap(), Stored::New);
+    held.commit(store, vec![command(robot.id, "a")]).await.unwrap();
+    assert_eq!(store.store_command(here, &third, at(5), 2).await.unwrap(), Stored::New);
+    assert_eq!(waits(store, &[here], 10).await, ["b", "c"]);
 }

@@ -540,7 +540,7 @@ async fn a_waiting_command_of_a_newer_version_is_told_apart_and_hides_no_other()
         )
         .unwrap();
     drop(newer);
-    running.store().store_command(held.account.id, &record.command, crate::data::at(2)).await.unwrap();
+    running.store().store_command(held.account.id, &record.command, crate::data::at(2), 10).await.unwrap();
     let page = running.store().waiting_commands(&[held.account.id], 10).await.unwrap();
     let shown: Vec<_> = page.iter().map(|waiting| (waiting.dedup_key.as_str(), waiting.wish.is_ok())).collect();
     assert_eq!(shown, [("newer", false), ("known", true)]);

@@ -14,7 +14,7 @@ use trading::order::{Order, Status};
 pub(crate) use crate::inbox::{
     a_command_that_is_decided_while_it_is_stored_does_not_wait, a_command_waits_once_until_it_is_decided,
     a_commit_that_fails_leaves_what_waits, commands_wait_in_the_order_of_their_arrival,
-    heads_are_those_of_each_account,
+    heads_are_those_of_each_account, no_more_commands_of_an_account_wait_than_there_is_room_for,
 };
 
 use crate::data::{self, Held, TTL, alarm, at, command, fill, opening, order, owner, qty, robot};
@@ -44,6 +44,7 @@ macro_rules! contract {
             commands_wait_in_the_order_of_their_arrival
             a_command_that_is_decided_while_it_is_stored_does_not_wait
             heads_are_those_of_each_account
+            no_more_commands_of_an_account_wait_than_there_is_room_for
             an_unconfirmed_commit_that_was_written_is_found_and_not_written_again
             an_unconfirmed_commit_that_was_not_written_can_be_written
             an_order_is_attempted_at_most_once
@@ -509,7 +510,8 @@ pub(crate) async fn everything_answers_closed_after_close(store: &dyn Store) {
     assert!(matches!(held.commit(store, vec![alarm("late")]).await, Err(CommitError::Closed)));
     assert!(matches!(store.load(held.account.id).await, Err(StoreError::Closed)));
     assert!(matches!(store.ping().await, Err(StoreError::Closed)));
-    let late = store.store_command(held.account.id, &crate::inbox::wish_of(robot.id, "late"), at(9)).await;
+    let late =
+        store.store_command(held.account.id, &crate::inbox::wish_of(robot.id, "late"), at(9), crate::inbox::ROOM).await;
     assert!(matches!(late, Err(StoreError::Closed)));
     assert!(matches!(store.renew_lease(&held.lease, TTL).await, Err(LeaseError::Store(StoreError::Closed))));
     store.close().await;

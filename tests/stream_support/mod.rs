@@ -92,7 +92,7 @@ impl Store for MemoryStore {
     async fn find_command(&self, _: &str, _: &str) -> Result<Option<Record>, StoreError> {
         unused()
     }
-    async fn store_command(&self, _: AccountId, _: &Command, _: Timestamp) -> Result<Stored, StoreError> {
+    async fn store_command(&self, _: AccountId, _: &Command, _: Timestamp, _: u32) -> Result<Stored, StoreError> {
         unused()
     }
     async fn waiting_commands(&self, _: &[AccountId], _: u32) -> Result<Vec<Waiting>, StoreError> {

@@ -7,7 +7,7 @@ use trading::ids::AccountId;
 use trading::time::Timestamp;
 
 use super::read::{self, Columns, Read};
-use crate::store::{StoreError, Stored, Waiting};
+use crate::store::{Stored, Waiting};
 
 /// Nobody writes between the statements: this is the only connection that does.
 pub(super) async fn store(
@@ -15,6 +15,7 @@ pub(super) async fn store(
     account: AccountId,
     command: Command,
     at: Timestamp,
+    room: u32,
 ) -> Result<Read<Stored>, sqlx::Error> {
     let Command { source, dedup_key, wish } = command;
     let wish = serde_json::to_string(&wish).map_err(|error| sqlx::Error::Encode(error.into()))?;
@@ -22,6 +23,7 @@ pub(super) async fn store(
         "INSERT INTO hg_trading_inbox (account, source, dedup_key, wish, received_at)
          SELECT ?1, ?2, ?3, ?4, ?5
          WHERE NOT EXISTS (SELECT 1 FROM hg_trading_signal WHERE source = ?2 AND dedup_key = ?3)
+           AND (SELECT count(*) FROM (SELECT 1 FROM hg_trading_inbox WHERE account = ?1 LIMIT ?6)) < ?6
          ON CONFLICT (source, dedup_key) DO NOTHING",
     )
     .bind(account.0)
@@ -29,6 +31,7 @@ pub(super) async fn store(
     .bind(&dedup_key)
     .bind(wish)
     .bind(at.micros())
+    .bind(i64::from(room))
     .execute(&mut *conn)
     .await?;
     if done.rows_affected() == 1 {
@@ -43,8 +46,7 @@ async fn found(conn: &mut SqliteConnection, source: &str, dedup_key: &str) -> Re
     }
     let rows = sqlx::query(ONE).bind(source).bind(dedup_key).fetch_all(conn).await?;
     let waiting = rows.first().map(to_waiting).transpose()?;
-    let waiting = waiting.ok_or_else(|| StoreError::Corrupt("a command is neither new nor known".into()))?;
-    Ok(Stored::Waiting(Box::new(waiting)))
+    Ok(waiting.map_or(Stored::Full, |waiting| Stored::Waiting(Box::new(waiting))))
 }
 
 const ONE: &str = "SELECT id, account, source, dedup_key, wish, received_at FROM hg_trading_inbox

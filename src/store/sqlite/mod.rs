@@ -190,9 +190,15 @@ impl Store for SqliteStore {
         bounded(read::command(&self.readers, source, dedup_key)).await
     }
 
-    async fn store_command(&self, account: AccountId, command: &Command, at: Timestamp) -> Result<Stored, StoreError> {
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError> {
         let command = command.clone();
-        self.write(move |conn| Box::pin(inbox::store(conn, account, command, at))).await?
+        self.write(move |conn| Box::pin(inbox::store(conn, account, command, at, room))).await?
     }
 
     async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {

@@ -121,7 +121,13 @@ impl Store for SimDatabase {
         self.open()?.store.find_command(source, dedup_key, self.now())
     }
 
-    async fn store_command(&self, account: AccountId, command: &Command, at: Timestamp) -> Result<Stored, StoreError> {
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError> {
         let mut inner = self.open()?;
         let Command { source, dedup_key, wish } = command.clone();
         if let Some(record) = inner.store.find_command(&source, &dedup_key, self.now())? {
@@ -129,6 +135,10 @@ impl Store for SimDatabase {
         }
         if let Some(waiting) = inner.waiting(&source, &dedup_key) {
             return Ok(Stored::Waiting(Box::new(waiting.clone())));
+        }
+        let waiting = inner.inbox.iter().filter(|waiting| waiting.account == account).count();
+        if waiting >= usize::try_from(room).unwrap_or(usize::MAX) {
+            return Ok(Stored::Full);
         }
         inner.stored += 1;
         let id = inner.stored;
