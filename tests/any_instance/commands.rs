@@ -118,6 +118,19 @@ async fn what_waited_is_decided_in_the_order_of_its_arrival() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_only_a_newer_version_can_read_holds_up_no_other() {
+    for how in BOTH {
+        let world = World::new(how).await;
+        let (_owner, other) = (world.start(OWNER).await, world.start(OTHER).await);
+        world.write_unreadable();
+        for key in ["one", "two"] {
+            assert_eq!(other.buy(world.robot, key).await.outcome(), (202, "done".into()));
+        }
+        assert_eq!(world.waiting().await, 1);
+    }
+}
+
 /// Makes a robot through one instance while nobody owns the account. Returns its webhook's secret.
 async fn make_pending(other: &Instance) -> String {
     let made = other.post("/api/robots", "new", FOLLOWER).await;
@@ -238,7 +251,7 @@ async fn an_inbox_that_is_full_takes_no_more() {
         for n in 0..3 {
             assert_eq!(other.buy(world.robot, &format!("key-{n}")).await.outcome(), (202, "pending".into()));
         }
-        let refused = other.buy(world.robot, "too much").await;
+        let refused = other.buy(world.robot, "too-much").await;
         assert_eq!((refused.status.as_u16(), refused.headers.contains_key("retry-after")), (503, true));
         assert_eq!(other.buy(world.robot, "key-1").await.outcome(), (202, "pending".into()));
         assert_eq!(world.waiting().await, 3);

@@ -55,7 +55,7 @@ pub struct World {
     starts: AtomicU64,
     market: hotgo::market::MarketHub,
     _tasks: JoinSet<()>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// One instance.
@@ -122,7 +122,7 @@ impl World {
             starts: AtomicU64::new(1),
             market,
             _tasks: tasks,
-            _dir: dir,
+            dir,
         };
         let owner = world.start(OWNER).await;
         let made = owner.post("/api/robots", "robot", FOLLOWER).await;
@@ -278,6 +278,15 @@ impl World {
     pub fn assert_sent_once(&self) {
         let sent = self.venue.sent();
         assert!(sent.values().all(|times| *times == 1), "{sent:?}");
+    }
+
+    /// A waiting command as a newer version may write it.
+    pub fn write_unreadable(&self) {
+        let newer = rusqlite::Connection::open(self.dir.path().join("hotgo.db")).unwrap();
+        newer.busy_timeout(PATIENCE).unwrap();
+        let wish = r#"{"wish":"teleport"}"#;
+        let row = "INSERT INTO hg_trading_inbox (account, source, dedup_key, wish, received_at) VALUES (?, 'key:1', 'newer', ?, 1)";
+        newer.execute(row, (self.account.id.0, wish)).unwrap();
     }
 
     pub async fn waiting(&self) -> usize {
