@@ -157,8 +157,7 @@ async fn orders() {
     let server = Process::ours(directory.path());
     let (token, robot) = robot(&server).await;
     let order = json!({"type": "market"});
-    let signals =
-        |prefix: String| Signals { token: token.clone(), signer: None, robot, prefix, order: order.clone() };
+    let signals = |prefix: String| Signals { token: token.clone(), signer: None, robot, prefix, order: order.clone() };
     println!("POST /api/signals, a market order each    orders/s   p50 ms   p99 ms   CPU us");
     rounds(&server, signals).await;
     println!("  memory after that                      {:>9.1} MiB", server.memory_mib());
@@ -176,8 +175,13 @@ async fn signed() {
     assert_eq!(status, 201, "{key}");
     let text = |name: &str| key[name].as_str().unwrap().to_owned();
     let (token, order) = (text("token"), json!({"type": "market"}));
-    let signals =
-        |prefix: String| Signals { token: token.clone(), signer: Some(text("id")), robot, prefix, order: order.clone() };
+    let signals = |prefix: String| Signals {
+        token: token.clone(),
+        signer: Some(text("id")),
+        robot,
+        prefix,
+        order: order.clone(),
+    };
     println!("the same, signed                          orders/s   p50 ms   p99 ms   CPU us");
     rounds(&server, signals).await;
 }
@@ -206,7 +210,13 @@ async fn recovery() {
     let server = Process::ours(directory.path());
     let (token, robot) = robot(&server).await;
     let order = json!({"type": "limit", "price": "75000"});
-    load(server.address, CONNECTIONS, OPEN_ORDERS, Signals { token, signer: None, robot, prefix: "open".into(), order }).await;
+    load(
+        server.address,
+        CONNECTIONS,
+        OPEN_ORDERS,
+        Signals { token, signer: None, robot, prefix: "open".into(), order },
+    )
+    .await;
     drop(server);
     let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..3 {

@@ -91,12 +91,7 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError::Invalid`] unless it was signed just now, by a key that signs; [`AuthError::Unavailable`] if the store did
     /// not answer.
-    pub async fn verify(
-        &self,
-        signed: &Signed,
-        request: Signable<'_>,
-        now: Timestamp,
-    ) -> Result<Principal, AuthError> {
+    pub async fn verify(&self, signed: &Signed, request: Signable<'_>, now: Timestamp) -> Result<Principal, AuthError> {
         let refused = |why: &str| {
             tracing::debug!(key = %signed.key_id, why, "a signed request was refused");
             AuthError::Invalid

@@ -65,7 +65,8 @@ impl Signed {
     pub(super) fn parse(key_id: &str, at: &str, nonce: &str, signature: &str) -> Option<Self> {
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let fits = (1..=MAX_KEY_BYTES).contains(&key_id.len()) && plain(key_id);
-        if !fits || !(16..=64).contains(&nonce.len()) || !plain(nonce) || !at.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !fits || !(16..=64).contains(&nonce.len()) || !plain(nonce) || !at.bytes().all(|byte| byte.is_ascii_digit())
+        {
             return None;
         }
         let at = Timestamp::from_micros(at.parse::<i64>().ok()?.checked_mul(1000)?);
@@ -171,13 +172,7 @@ mod tests {
     }
 
     fn example() -> Signable<'static> {
-        Signable {
-            method: "POST",
-            path: "/api/signals",
-            query: "x=1",
-            idempotency_key: b"s-1",
-            body: br#"{"a":1}"#,
-        }
+        Signable { method: "POST", path: "/api/signals", query: "x=1", idempotency_key: b"s-1", body: br#"{"a":1}"# }
     }
 
     fn signed(signature: &str) -> Signed {
@@ -189,8 +184,12 @@ mod tests {
         let documentation: Vec<&str> =
             include_str!("signature.rs").lines().filter_map(|line| line.strip_prefix("//! ")).collect();
         let message = String::from_utf8(example().message(AT, NONCE)).unwrap();
-        let written: Vec<&str> =
-            documentation.iter().copied().skip_while(|line| *line != "HOTGO1").take_while(|line| *line != "```").collect();
+        let written: Vec<&str> = documentation
+            .iter()
+            .copied()
+            .skip_while(|line| *line != "HOTGO1")
+            .take_while(|line| *line != "```")
+            .collect();
         assert_eq!(written.join("\n"), message);
         let signature = sign(&token(), message.as_bytes());
         assert!(documentation.contains(&format!("and the signature `{signature}`.").as_str()), "{signature}");
@@ -251,9 +250,14 @@ mod tests {
     #[test]
     fn five_seconds_are_in_time_and_more_are_not() {
         let signature = "0".repeat(64);
-        for (off_us, timely) in
-            [(0, true), (5_000_000, true), (-5_000_000, true), (5_000_001, false), (-5_000_001, false), (i64::MIN, false)]
-        {
+        for (off_us, timely) in [
+            (0, true),
+            (5_000_000, true),
+            (-5_000_000, true),
+            (5_000_001, false),
+            (-5_000_001, false),
+            (i64::MIN, false),
+        ] {
             let now = Timestamp::from_micros(AT.micros().saturating_add(off_us));
             assert_eq!(signed(&signature).is_timely(now), timely, "{off_us}");
         }

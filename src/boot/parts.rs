@@ -25,6 +25,7 @@ use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
+use crate::bus::{Alone, Bus};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
@@ -32,11 +33,12 @@ use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http::{self, RateLimits};
+use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
-use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::{InstanceRow, Store};
+use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, Remote};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
+use crate::store::{InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
 const STORE_PROBE: Duration = Duration::from_millis(500);
@@ -82,7 +84,8 @@ pub(super) async fn start(
     if !options.replay {
         go.cancel();
     }
-    let hub = Arc::new(Hub::new(config.stream.session_queue));
+    let bus: Arc<dyn Bus> = Arc::new(Alone::default());
+    let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
     let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     let place = (serves_at, options.build_id.as_str());
@@ -104,9 +107,10 @@ pub(super) async fn start(
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
+    let commands = boot.commands(&store, &registry, &bus, &hub)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
-    let router = boot.api(&store, &registry, &instances, auth, &views, rates, websockets);
+    let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, websockets);
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
@@ -390,6 +394,41 @@ impl Boot<'_> {
         Ok(())
     }
 
+    /// The way of commands and events between the instances: theirs for accounts that are traded here, and ours for
+    /// accounts that are not.
+    fn commands(
+        &self,
+        store: &Arc<dyn Store>,
+        registry: &Arc<EngineRegistry>,
+        bus: &Arc<dyn Bus>,
+        hub: &Arc<Hub>,
+    ) -> Result<Commands, BootError> {
+        let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
+        let remote = Remote {
+            bus: Arc::clone(bus),
+            hub: Arc::clone(hub),
+            clock: self.clock,
+            room: u32::try_from(self.config.trading.queue).unwrap_or(u32::MAX),
+            wait: ms(self.config.instance.remote_wait_ms),
+            // Whoever still waits is told that it is pending, so that the shutdown need not wait for others.
+            stop: self.handle.token(self.phases.stop_accepting),
+        };
+        let commands = Commands::new(Arc::clone(store), Arc::clone(&engines)).with_remote(remote);
+        let inbox = Inbox {
+            store: Arc::clone(store),
+            engines: Arc::clone(&engines),
+            commands: commands.clone(),
+            bus: Arc::clone(bus),
+            clock: self.clock,
+        };
+        let stop = self.handle.token(self.phases.stop_new_signals);
+        self.run(self.phases.stop_new_signals, "inbox", inbox.run(stop))?;
+        let stop = self.handle.token(self.phases.close_streams);
+        let others = stream::follow_others(Arc::clone(hub), Arc::clone(bus), Arc::clone(store), engines, stop);
+        self.run(self.phases.close_streams, "events of other instances", others)?;
+        Ok(commands)
+    }
+
     fn websockets(
         &self,
         hub: Arc<Hub>,
@@ -420,6 +459,7 @@ impl Boot<'_> {
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
         instances: &Instances,
+        commands: Commands,
         auth: Authenticator,
         views: &Views,
         rates: Arc<RateLimits>,
@@ -431,6 +471,7 @@ impl Boot<'_> {
         http::router(http::Deps {
             store: Arc::clone(store),
             engines,
+            commands,
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
             instances: instances.seen(),

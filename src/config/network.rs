@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn what_is_no_network_is_refused() {
-        for text in ["", "localhost", "10.0.0", "10.0.0.0/33", "10.0.0.0/-1", "::/129", "10.0.0.0/", "/8", "10.0.0.0/8/8"] {
+        for text in
+            ["", "localhost", "10.0.0", "10.0.0.0/33", "10.0.0.0/-1", "::/129", "10.0.0.0/", "/8", "10.0.0.0/8/8"]
+        {
             assert_eq!(text.parse::<Network>(), Err(NoNetwork), "{text}");
         }
     }

@@ -110,4 +110,6 @@ pub struct InstanceConfig {
     /// How long the planned hand-over of an account waits for what is on the wire. What is unknown after that the successor
     /// resolves.
     pub hand_over_ms: u64,
+    /// How long a request waits for a decision that another instance makes; then it is answered with `pending`.
+    pub remote_wait_ms: u64,
 }

@@ -102,6 +102,13 @@ fn server(config: &Config, faults: &mut Faults) {
         &["server.request_timeout_ms"],
         format!("must not exceed server.request_timeout_ms = {}, which includes it", server.request_timeout_ms),
     );
+    faults.agree(
+        config.instance.remote_wait_ms < server.request_timeout_ms,
+        "instance.remote_wait_ms",
+        config.instance.remote_wait_ms,
+        &["server.request_timeout_ms"],
+        format!("must be below server.request_timeout_ms = {}, which includes it", server.request_timeout_ms),
+    );
     for (index, origin) in server.allowed_origins.iter().enumerate() {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
         let bare = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);

@@ -26,6 +26,9 @@ const ABOUT: &str = "Robots, orders and signals of a trading server that may be 
     - A POST that changes an account takes the header `Idempotency-Key`. The same key gets the same answer, for ever, with \
     `Idempotent-Replayed: true`. After a 503 or a lost connection send the same request with the same key: it is done once. \
     A key is compared with what it first asked for, but for the time to live of a signal.\n\
+    - Any instance takes any request. A command for an account that another instance trades is stored, and answered like any \
+    other once its owner has decided. If that takes long, the answer is 202 with the outcome `pending`: it will be decided; \
+    the same request with the same key asks what became of it.\n\
     - Errors are RFC 9457 problems.";
 
 #[derive(OpenApi)]

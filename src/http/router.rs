@@ -28,8 +28,10 @@ use crate::{instance, orders, robots, signals};
 pub struct Deps {
     /// What is committed.
     pub store: Arc<dyn Store>,
-    /// Who decides.
+    /// How the engines stand.
     pub engines: Arc<dyn Engines>,
+    /// Who decides.
+    pub commands: Commands,
     /// Who may ask.
     pub auth: Arc<Authenticator>,
     /// How the server stands. Called for each health request: it must only read.
@@ -100,8 +102,7 @@ fn limits(server: &ServerConfig) -> RequestLimits {
 
 /// The features' routes: those that are open to all, and those that need a token.
 fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
-    let Deps { store, engines, auth, instances, intake, shutdown, clock, rates, trading, .. } = deps;
-    let commands = Commands::new(store.clone(), engines.clone());
+    let Deps { store, engines, commands, auth, instances, intake, shutdown, clock, rates, trading, .. } = deps;
     let signals = signals::api::SignalsState {
         commands: commands.clone(),
         store: store.clone(),

@@ -4,6 +4,7 @@
 //! database decide: a plan only says who asks for which. See `docs/architecture.md`.
 
 pub mod api;
+pub mod inbox;
 mod plan;
 mod service;
 

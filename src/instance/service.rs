@@ -216,9 +216,8 @@ impl Instances {
     /// Reads the leases. If one of this instance went to another since the last look, that one is told to look.
     async fn leases(&self) -> Result<BTreeMap<AccountId, LeaseRow>, StoreError> {
         let rows = self.bounded(self.store.leases()).await?;
-        let was_mine = |row: &LeaseRow| {
-            self.view.borrow().leases.get(&row.account).is_some_and(|lease| lease.owner == *self.id())
-        };
+        let was_mine =
+            |row: &LeaseRow| self.view.borrow().leases.get(&row.account).is_some_and(|lease| lease.owner == *self.id());
         if rows.iter().any(|row| row.owner != *self.id() && was_mine(row)) {
             (self.tell)();
         }

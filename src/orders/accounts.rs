@@ -4,6 +4,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use trading::command::{Command, Wish};
 use trading::ids::{AccountId, Seq};
@@ -17,7 +18,7 @@ use crate::auth::api::Trader;
 use crate::http::idempotency::{IdempotencyKey, mark_replayed};
 use crate::http::page::{self, Page};
 use crate::http::{OptionalJson, Problem, Query, text};
-use crate::signals::CommandOut;
+use crate::signals::{CommandOut, OutcomeWire};
 
 /// An account and how its engine stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -171,6 +172,7 @@ pub(super) struct KillIn {
 /// sending the same request with the same key halts the rest.
 #[utoipa::path(post, path = "/api/kill", tag = "accounts", request_body = Option<KillIn>, responses(
     (status = 200, description = "Halted: one command per account", body = Page<CommandOut>),
+    (status = 202, description = "Some commands are `pending`: the owners of their accounts will halt them", body = Page<CommandOut>),
     (status = 404, description = "No such account"),
 ))]
 pub(super) async fn kill(
@@ -185,15 +187,21 @@ pub(super) async fn kill(
         Some(_) => vec![which_account(&*state.store, body.account).await?],
         None => state.store.accounts().await?.into_iter().map(|account| account.id).collect(),
     };
-    let (mut items, mut replayed, mut failed) = (Vec::new(), !accounts.is_empty(), Vec::new());
-    for account in accounts {
+    let commands = accounts.into_iter().map(|account| {
         // One key names one command of each account.
         let dedup_key = format!("{key}:{account}");
         let command = Command { source: caller.source(), dedup_key, wish: Wish::Kill { reason: reason.clone() } };
-        match state.commands.decide(account, command).await.map_err(Problem::from) {
-            Ok(decided) => {
-                replayed &= decided.replayed;
-                items.push(CommandOut::from(&decided.record));
+        let decision = state.commands.decide(account, command);
+        async move { (account, decision.await.map_err(Problem::from)) }
+    });
+    // At the same time: each may have to wait for another instance.
+    let decisions = join_all(commands).await;
+    let (mut items, mut replayed, mut failed) = (Vec::new(), !decisions.is_empty(), Vec::new());
+    for (account, decision) in decisions {
+        match decision {
+            Ok(decision) => {
+                replayed &= decision.is_replayed();
+                items.push(CommandOut::from(&decision));
             }
             Err(Problem::KeyReused) => return Err(Problem::KeyReused),
             Err(problem) => failed.push(format!("account {account}: {problem}")),
@@ -203,7 +211,9 @@ pub(super) async fn kill(
         let detail = format!("{} halted; {}", items.len(), failed.join("; "));
         return Err(Problem::Unavailable { detail, retry_after_s: 1 });
     }
-    let mut response = (StatusCode::OK, Answer(Page { items, next: None })).into_response();
+    let pending = items.iter().any(|item| item.outcome == OutcomeWire::Pending);
+    let status = if pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let mut response = (status, Answer(Page { items, next: None })).into_response();
     if replayed {
         mark_replayed(&mut response);
     }

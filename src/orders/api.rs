@@ -125,7 +125,7 @@ async fn order(State(state): State<OrdersState>, Params(path): Params<OrderPath>
 /// Role trader. 202: the cancellation is decided and stored; whether the venue had filled the order first is seen in the
 /// order.
 #[utoipa::path(post, path = "/api/orders/{client_id}/cancel", tag = "orders", params(OrderPath), responses(
-    (status = 202, description = "Decided", body = CommandOut),
+    (status = 202, description = "Decided; or `outcome` is `pending`", body = CommandOut),
     (status = 200, description = "The order has ended already: see `reason`", body = CommandOut),
 ))]
 async fn cancel(

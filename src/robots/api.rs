@@ -21,7 +21,7 @@ use crate::http::page::Page;
 use crate::http::{Json, OptionalJson, Params, Problem, Query, text};
 use crate::orders::which_account;
 use crate::signals::api::{answer, answer_with};
-use crate::signals::{CommandOut, Commands};
+use crate::signals::{CommandOut, Commands, Decision};
 use crate::store::Store;
 
 /// What the routes need.
@@ -63,19 +63,19 @@ async fn list(
 /// The webhook of a new robot.
 #[derive(Serialize, ToSchema)]
 struct WebhookOut {
-    /// Where alerts go.
+    /// Where alerts go; null while the robot's number is not known.
     #[schema(example = "/api/webhook/10001")]
-    path: String,
+    path: Option<String>,
     /// What each alert carries as `secret`. It is shown this once and kept nowhere, so an answer that is repeated for the
     /// same idempotency key has null here.
     #[schema(example = "whs_..")]
     secret: Option<String>,
 }
 
-/// A robot that was just made.
+/// A robot that was just made, or will be.
 #[derive(Serialize, ToSchema)]
 struct CreatedOut {
-    /// Its number.
+    /// Its number; null while `command` is pending.
     #[schema(example = 10001)]
     robot: Option<i64>,
     /// Its webhook, if it has one.
@@ -86,9 +86,12 @@ struct CreatedOut {
 
 /// Make a robot
 ///
-/// Role trader. Settings that do not fit the symbol give 422 with the field. The secret of a webhook is shown once, here.
+/// Role trader. Settings that do not fit the symbol give 422 with the field. The secret of a webhook is shown once, here. 202
+/// if another instance owns the account and has not decided yet: the secret shown then is the robot's, and the same request
+/// with the same key gives its number.
 #[utoipa::path(post, path = "/api/robots", tag = "robots", request_body = RobotIn, responses(
     (status = 201, description = "Made", body = CreatedOut),
+    (status = 202, description = "Stored: it will be decided by the instance that owns the account", body = CreatedOut),
     (status = 404, description = "No such account"),
 ))]
 async fn create(
@@ -101,15 +104,20 @@ async fn create(
     let (robot, secret) = body.parse()?;
     let account = which_account(&*state.store, account).await?;
     let command = Command { source: caller.source(), dedup_key, wish: Wish::CreateRobot(robot) };
-    let decided = state.commands.decide(account, command).await?;
-    let shown = secret.filter(|_| !decided.replayed);
-    let has_webhook = matches!(&decided.record.command.wish, Wish::CreateRobot(made) if made.webhook_hash.is_some());
-    Ok(answer_with(&decided, |command| {
-        let webhook = command.robot.filter(|_| has_webhook).map(|id| WebhookOut {
-            path: format!("/api/webhook/{id}"),
+    let decision = state.commands.decide(account, command).await?;
+    // The secret of the command that counts, which is the first of its name.
+    let shown = secret.filter(|_| !decision.is_replayed());
+    let (wish, status) = match &decision {
+        Decision::Decided(decided) => (&decided.record.command.wish, StatusCode::CREATED),
+        Decision::Pending(pending) => (&pending.command.wish, StatusCode::ACCEPTED),
+    };
+    let has_webhook = matches!(wish, Wish::CreateRobot(made) if made.webhook_hash.is_some());
+    Ok(answer_with(&decision, |command| {
+        let webhook = has_webhook.then(|| WebhookOut {
+            path: command.robot.map(|id| format!("/api/webhook/{id}")),
             secret: shown.map(crate::auth::Secret::into_text),
         });
-        (StatusCode::CREATED, Answer(CreatedOut { robot: command.robot, webhook, command })).into_response()
+        (status, Answer(CreatedOut { robot: command.robot, webhook, command })).into_response()
     }))
 }
 
@@ -140,6 +148,7 @@ struct Nothing {}
 /// Role trader. Also lifts its halt or quarantine.
 #[utoipa::path(post, path = "/api/robots/{id}/start", tag = "robots", params(RobotPath), responses(
     (status = 200, description = "Started, or running already: see `outcome`", body = CommandOut),
+    (status = 202, description = "Stored: it will be decided by the instance that owns the account", body = CommandOut),
 ))]
 async fn start(
     State(state): State<RobotsState>,
@@ -166,6 +175,7 @@ struct StopIn {
 #[utoipa::path(post, path = "/api/robots/{id}/stop", tag = "robots", params(RobotPath),
     request_body = Option<StopIn>, responses(
     (status = 200, description = "Stopping, or stopped already: see `outcome`", body = CommandOut),
+    (status = 202, description = "Stored: it will be decided by the instance that owns the account", body = CommandOut),
 ))]
 async fn stop(
     State(state): State<RobotsState>,
@@ -194,6 +204,7 @@ struct HaltIn {
 #[utoipa::path(post, path = "/api/robots/{id}/halt", tag = "robots", params(RobotPath),
     request_body = Option<HaltIn>, responses(
     (status = 200, description = "Halted, or halted already: see `outcome`", body = CommandOut),
+    (status = 202, description = "Stored: it will be decided by the instance that owns the account", body = CommandOut),
 ))]
 async fn halt(
     State(state): State<RobotsState>,

@@ -13,8 +13,8 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::wire::{CommandOut, SignalIn};
-use super::{CommandError, Commands, Decided, IntakeClosed, IntakeGate};
+use super::wire::{CommandOut, OutcomeWire, SignalIn};
+use super::{CommandError, Commands, Decided, Decision, IntakeClosed, IntakeGate, Pending};
 use crate::auth::api::Trader;
 use crate::clock::Clock;
 use crate::http::idempotency::{IdempotencyKey, mark_replayed};
@@ -37,22 +37,28 @@ impl From<CommandError> for Problem {
     }
 }
 
-/// The answer to a decided command. `done` is the status if it was done.
-pub(crate) fn answer(decided: &Decided, done: StatusCode) -> Response {
-    answer_with(decided, |out| (done, Answer(out)).into_response())
+/// The answer to a command. `done` is the status if it was done.
+pub(crate) fn answer(decision: &Decision, done: StatusCode) -> Response {
+    answer_with(decision, |out| {
+        let status = if out.outcome == OutcomeWire::Pending { StatusCode::ACCEPTED } else { done };
+        (status, Answer(out)).into_response()
+    })
 }
 
-/// The answer to a decided command. `done` shows it if it was done.
-pub(crate) fn answer_with(decided: &Decided, done: impl FnOnce(CommandOut) -> Response) -> Response {
-    let record = &decided.record;
-    let mut response = match &record.outcome {
-        Outcome::Done { .. } => done(record.into()),
-        Outcome::Skipped { .. } => Answer(CommandOut::from(record)).into_response(),
-        Outcome::Denied { reason } => Problem::Denied(reason.clone()).into_response(),
-        Outcome::Invalid { field, reason } => Problem::invalid(field, reason).into_response(),
-        Outcome::NotFound { what } => Problem::NotFound(what.clone()).into_response(),
+/// The answer to a command. `done` shows it if it was done, or is pending.
+pub(crate) fn answer_with(decision: &Decision, done: impl FnOnce(CommandOut) -> Response) -> Response {
+    let out = CommandOut::from(decision);
+    let mut response = match decision {
+        Decision::Pending(_) => done(out),
+        Decision::Decided(Decided { record, .. }) => match &record.outcome {
+            Outcome::Done { .. } => done(out),
+            Outcome::Skipped { .. } => Answer(out).into_response(),
+            Outcome::Denied { reason } => Problem::Denied(reason.clone()).into_response(),
+            Outcome::Invalid { field, reason } => Problem::invalid(field, reason).into_response(),
+            Outcome::NotFound { what } => Problem::NotFound(what.clone()).into_response(),
+        },
     };
-    if decided.replayed {
+    if decision.is_replayed() {
         mark_replayed(&mut response);
     }
     response
@@ -76,9 +82,10 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(state: SignalsState) -> O
 /// Tell a robot to trade
 ///
 /// Role trader. Answered after the signal and its orders are stored durably: 202 if orders were planned, 200 if it was
-/// understood and not acted upon, 409 if a risk rule refuses it. 503 from the moment a shutdown stops intake.
+/// understood and not acted upon, 409 if a risk rule refuses it. 503 from the moment a shutdown stops intake. 202 with the
+/// outcome `pending` if another instance owns the account and has not decided yet: the signal is stored and will be.
 #[utoipa::path(post, path = "/api/signals", tag = "signals", request_body = SignalIn, responses(
-    (status = 202, description = "Orders were planned", body = CommandOut),
+    (status = 202, description = "Orders were planned; or `outcome` is `pending`", body = CommandOut),
     (status = 200, description = "Understood and not acted upon: see `reason`", body = CommandOut),
     (status = 404, description = "No such robot"),
 ))]
@@ -106,7 +113,8 @@ struct CommandName {
 
 /// What became of a command
 ///
-/// Of any command: signals, webhooks, and those about robots, orders and accounts. 404 if it was never decided.
+/// Of any command: signals, webhooks, and those about robots, orders and accounts. `pending` if it waits for the instance
+/// that owns its account. 404 if it was never stored.
 #[utoipa::path(get, path = "/api/signals/{source}/{key}", tag = "signals", params(CommandName), responses(
     (status = 200, description = "It", body = CommandOut),
 ))]
@@ -114,6 +122,16 @@ async fn status(
     State(state): State<SignalsState>,
     Params(name): Params<CommandName>,
 ) -> Result<Answer<CommandOut>, Problem> {
-    let record = state.store.find_command(&name.source, &name.key).await?;
-    record.map(|record| Answer((&record).into())).ok_or_else(|| Problem::NotFound("command".into()))
+    // Looked for twice: it may be decided between the first look and the one into the inbox.
+    for _ in 0..2 {
+        if let Some(record) = state.store.find_command(&name.source, &name.key).await? {
+            return Ok(Answer((&record).into()));
+        }
+        if let Some(waiting) = state.store.waiting_command(&name.source, &name.key).await? {
+            let Ok(wish) = waiting.wish else { break };
+            let command = Command { source: name.source, dedup_key: name.key, wish };
+            return Ok(Answer((&Pending { command, received_at: waiting.received_at, replayed: true }).into()));
+        }
+    }
+    Err(Problem::NotFound("command".into()))
 }

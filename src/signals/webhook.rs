@@ -47,7 +47,7 @@ struct SecretPath {
 /// Needs no token. A wrong secret and an unknown robot both give 404. The body may be declared as any type.
 #[utoipa::path(post, path = "/api/webhook/{robot}", tag = "signals", security(()), params(RobotPath),
     request_body = AlertIn, responses(
-    (status = 202, description = "Orders were planned", body = CommandOut),
+    (status = 202, description = "Orders were planned; or `outcome` is `pending`", body = CommandOut),
     (status = 200, description = "Understood and not acted upon: see `reason`", body = CommandOut),
 ))]
 async fn webhook(
@@ -64,7 +64,7 @@ async fn webhook(
 /// Needs no token. A wrong secret and an unknown robot both give 404. The body may be declared as any type.
 #[utoipa::path(post, path = "/api/webhook/{robot}/{secret}", tag = "signals", security(()), params(SecretPath),
     request_body = AlertIn, responses(
-    (status = 202, description = "Orders were planned", body = CommandOut),
+    (status = 202, description = "Orders were planned; or `outcome` is `pending`", body = CommandOut),
     (status = 200, description = "Understood and not acted upon: see `reason`", body = CommandOut),
 ))]
 async fn webhook_with_secret(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trading::command::{Outcome, Record, Wish};
+use trading::command::{Command, Outcome, Record, Wish};
 use trading::exchange::{OrderKind, TimeInForce};
 use trading::ids::RobotId;
 use trading::money::{Price, Qty};
@@ -11,6 +11,7 @@ use trading::signal::{Action, Signal};
 use trading::time::Timestamp;
 use utoipa::ToSchema;
 
+use super::service::{Decision, Pending};
 use crate::http::{Object, Problem, Text};
 
 /// A signal may wait at most this long: 30 days.
@@ -280,6 +281,8 @@ pub enum OutcomeWire {
     Invalid,
     /// There was no such thing.
     NotFound,
+    /// It is stored and will be decided: ask again with the same key.
+    Pending,
 }
 
 /// A command and what became of it.
@@ -294,7 +297,7 @@ pub struct CommandOut {
     pub key: String,
     /// What was wished.
     pub wish: WishWire,
-    /// When it was decided.
+    /// When it was decided; when it was stored, if it is pending.
     pub received_at_us: i64,
     /// What became of it.
     pub outcome: OutcomeWire,
@@ -309,9 +312,10 @@ pub struct CommandOut {
     pub field: Option<String>,
 }
 
-impl From<&Record> for CommandOut {
-    fn from(record: &Record) -> Self {
-        let (wish, about) = match &record.command.wish {
+impl CommandOut {
+    /// A command without an outcome.
+    fn pending(command: &Command, received_at: Timestamp) -> Self {
+        let (wish, about) = match &command.wish {
             Wish::Signal(signal) => (WishWire::Signal, Some(signal.robot)),
             Wish::CreateRobot(_) => (WishWire::CreateRobot, None),
             Wish::StartRobot { robot } => (WishWire::StartRobot, Some(*robot)),
@@ -320,19 +324,41 @@ impl From<&Record> for CommandOut {
             Wish::Kill { .. } => (WishWire::Kill, None),
             Wish::CancelOrder { .. } => (WishWire::CancelOrder, None),
         };
-        let mut out = Self {
-            source: record.command.source.clone(),
-            key: record.command.dedup_key.clone(),
+        Self {
+            source: command.source.clone(),
+            key: command.dedup_key.clone(),
             wish,
-            received_at_us: record.received_at.micros(),
-            outcome: OutcomeWire::Done,
+            received_at_us: received_at.micros(),
+            outcome: OutcomeWire::Pending,
             robot: about.map(|robot| robot.0),
             orders: Vec::new(),
             reason: None,
             field: None,
-        };
+        }
+    }
+}
+
+impl From<&Pending> for CommandOut {
+    fn from(pending: &Pending) -> Self {
+        Self::pending(&pending.command, pending.received_at)
+    }
+}
+
+impl From<&Decision> for CommandOut {
+    fn from(decision: &Decision) -> Self {
+        match decision {
+            Decision::Decided(decided) => (&decided.record).into(),
+            Decision::Pending(pending) => pending.into(),
+        }
+    }
+}
+
+impl From<&Record> for CommandOut {
+    fn from(record: &Record) -> Self {
+        let mut out = Self::pending(&record.command, record.received_at);
         match &record.outcome {
             Outcome::Done { robot, orders } => {
+                out.outcome = OutcomeWire::Done;
                 out.robot = robot.map(|robot| robot.0).or(out.robot);
                 out.orders = orders.iter().map(ToString::to_string).collect();
             }

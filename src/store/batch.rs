@@ -162,6 +162,7 @@ pub(super) struct Tables {
 }
 
 /// One table's rows as a JSON array of arrays, each in the order of its statement's columns. JSON in a column is a text.
+#[derive(Clone)]
 pub(super) struct Rows {
     pub(super) json: String,
     pub(super) count: i64,

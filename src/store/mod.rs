@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use trading::command::Record;
+use trading::command::{Command, Record, Wish};
 use trading::engine::Snapshot;
 use trading::event::Recorded;
 use trading::exchange::Fill;
@@ -269,6 +269,36 @@ pub struct Head {
     pub seq: Seq,
 }
 
+/// A command that waits for the owner of its account. Row of `hg_trading_inbox`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Grows with every command that is stored.
+    pub id: i64,
+    /// The account that it is about.
+    pub account: AccountId,
+    /// Who wished it.
+    pub source: String,
+    /// Their name for it.
+    pub dedup_key: String,
+    /// What is wished; or why this binary cannot read it: a newer one wrote it.
+    pub wish: Result<Wish, String>,
+    /// When it was stored.
+    pub received_at: Timestamp,
+}
+
+/// What a command found when it was to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// Its place: it waits from now on.
+    New,
+    /// One of the same name, which waits already. Nothing was written.
+    Waiting(Box<Waiting>),
+    /// One of the same name, which was decided already. Nothing was written.
+    Decided(Box<Record>),
+    /// As many commands of the account wait as may. Nothing was written.
+    Full,
+}
+
 /// The port. Every method is bounded in time by the adapter (a few seconds) and safe to cancel: a cancelled
 /// [`Store::commit`] may or may not have been written.
 #[async_trait]
@@ -308,11 +338,25 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The account as last committed.
     async fn load(&self, account: AccountId) -> Result<Snapshot, StoreError>;
-    /// Writes new events and the rows they carry, durably: when this returns `Ok`, they survive a power loss.
+    /// Writes new events and the rows they carry, durably: when this returns `Ok`, they survive a power loss. Commands that
+    /// are decided by it wait no more.
     async fn commit(&self, commit: Commit) -> Result<(), CommitError>;
 
     /// What became of a command, if it was ever decided.
     async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError>;
+    /// Stores a command for the owner of an account that exists, durably, unless one of its name waits or was decided, or
+    /// `room` commands of the account wait.
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError>;
+    /// The commands of these accounts that wait, oldest first, at most `limit`; none that was decided.
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError>;
+    /// The command of this name, if it waits.
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError>;
     /// All robots of an account, or of all accounts.
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError>;
     /// One robot.
@@ -331,6 +375,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn events(&self, account: AccountId, since: Seq, limit: u32) -> Result<Vec<Recorded>, StoreError>;
     /// Where the account's history stands.
     async fn head(&self, account: AccountId) -> Result<Head, StoreError>;
+    /// Where the histories of these accounts stand, read in one go.
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError>;
 
     /// Stores an API key.
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError>;

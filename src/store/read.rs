@@ -18,7 +18,7 @@ use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
-use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError, StoredFill};
+use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError, Stored, StoredFill, Waiting};
 
 pub(super) type Read<T> = Result<T, StoreError>;
 
@@ -57,7 +57,7 @@ pub(super) trait Row {
     fn text(&self, index: usize) -> Read<Option<Cow<'_, str>>>;
 }
 
-/// Whatever runs one statement: a on, or a transaction.
+/// Whatever runs one statement: a connection, a pool, or a transaction.
 pub(super) trait Reader: Send {
     /// What its driver gives.
     type Row: Row + Send + Sync;
@@ -313,6 +313,13 @@ impl Query {
         }
     }
 
+    /// Adds the condition that a column is one of these accounts.
+    fn among(self, column: &str, accounts: &[AccountId]) -> Self {
+        let marks = vec!["?"; accounts.len()].join(", ");
+        let condition = format!("{column} IN ({marks})");
+        accounts.iter().fold(self.when(&condition), |query, account| query.bind(account.0))
+    }
+
     fn bind(mut self, bind: impl Into<Bind>) -> Self {
         self.binds.push(bind.into());
         self
@@ -421,6 +428,61 @@ pub(super) async fn command(on: &mut impl Reader, source: &str, dedup_key: &str)
         .filter("dedup_key = ?", Some(dedup_key))
         .one(on, |row| to_record(&mut Columns::of(row)))
         .await
+}
+
+/// Where these accounts' histories stand: a probe of the primary key's end per account.
+pub(super) async fn heads(on: &mut impl Reader, accounts: &[AccountId]) -> Read<Vec<Head>> {
+    if accounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    Query::new("SELECT id, (SELECT coalesce(max(seq), 0) FROM hg_trading_event WHERE account = owned.id) FROM hg_trading_account AS owned")
+        .among("id", accounts)
+        .all(on, |row| {
+            let mut row = Columns::of(row);
+            Ok(Head { account: AccountId(row.integer()?), seq: Seq(row.integer()?) })
+        })
+        .await
+}
+
+/// What waits, but was not decided.
+fn waiting() -> Query {
+    Query::new("SELECT id, account, source, dedup_key, wish, received_at FROM hg_trading_inbox AS waiting").when(
+        "NOT EXISTS (SELECT 1 FROM hg_trading_signal AS decided
+             WHERE decided.source = waiting.source AND decided.dedup_key = waiting.dedup_key)",
+    )
+}
+
+pub(super) async fn waiting_commands(on: &mut impl Reader, accounts: &[AccountId], limit: u32) -> Read<Vec<Waiting>> {
+    if accounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The sum keeps the search to these accounts, however many commands of others wait.
+    waiting().among("account", accounts).page("id + 0", limit).all(on, to_waiting).await
+}
+
+pub(super) async fn waiting_command(on: &mut impl Reader, source: &str, dedup_key: &str) -> Read<Option<Waiting>> {
+    waiting().filter("source = ?", Some(source)).filter("dedup_key = ?", Some(dedup_key)).one(on, to_waiting).await
+}
+
+/// Why a command was not stored.
+pub(super) async fn not_stored(on: &mut impl Reader, source: &str, dedup_key: &str) -> Read<Stored> {
+    if let Some(record) = command(on, source, dedup_key).await? {
+        return Ok(Stored::Decided(Box::new(record)));
+    }
+    let waiting = waiting_command(on, source, dedup_key).await?;
+    Ok(waiting.map_or(Stored::Full, |waiting| Stored::Waiting(Box::new(waiting))))
+}
+
+fn to_waiting<R: Row>(row: &R) -> Read<Waiting> {
+    let mut row = Columns::of(row);
+    Ok(Waiting {
+        id: row.integer()?,
+        account: AccountId(row.integer()?),
+        source: row.text()?.into_owned(),
+        dedup_key: row.text()?.into_owned(),
+        wish: serde_json::from_str(&row.text()?).map_err(|error| error.to_string()),
+        received_at: row.time()?,
+    })
 }
 
 /// `now` is the database's clock in microseconds, in its own words.

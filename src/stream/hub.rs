@@ -9,7 +9,10 @@
 //! 1. A window holds consecutive events that end with the newest one, at most `window` of them.
 //! 2. The newest event is in the window before anybody is woken for it, and a wake-up is kept until it is used: a session
 //!    that has registered and then finds nothing new will be woken for what comes next.
-//! 3. The lock of the window and the one of the listeners are never held together, and neither across an await.
+//! 3. Only committed events are told: owners tell them after the commit, whether by [`Hub::publish`] here or by the bus from
+//!    elsewhere ([`Hub::hear`], [`Hub::announce`]). What comes from elsewhere may come late, twice or not at all; it never
+//!    takes the window back.
+//! 4. The lock of the window and the one of the listeners are never held together, and neither across an await.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,37 +20,78 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use axum::extract::ws::Utf8Bytes;
 use tokio::sync::Notify;
-use trading::event::Recorded;
+use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, Seq};
 
 use super::wire;
+use crate::bus::{Alone, Bus, Message};
 
 /// Distributes committed events to sessions. One per process; share it in an [`Arc`].
 #[derive(Debug)]
 pub struct Hub {
     window: usize,
+    bus: Arc<dyn Bus>,
     feeds: RwLock<BTreeMap<AccountId, Arc<Feed>>>,
     next_listener: AtomicU64,
 }
 
 impl Hub {
-    /// A hub that keeps the newest `window` events of each account in memory.
+    /// A hub that keeps the newest `window` events of each account in memory, of the only instance.
     pub fn new(window: usize) -> Self {
-        Self { window, feeds: RwLock::default(), next_listener: AtomicU64::new(0) }
+        Self::with_bus(window, Arc::new(Alone::default()))
     }
 
-    /// Offers events to the sessions that follow `account`. Called after each commit, in order, by the one driver of the
-    /// account. It never waits for a session, and serialises nothing: the first session that reads a batch does that for
-    /// all.
+    /// The same, of one instance of several: what is published here is told to the others by the bus.
+    pub fn with_bus(window: usize, bus: Arc<dyn Bus>) -> Self {
+        Self { window, bus, feeds: RwLock::default(), next_listener: AtomicU64::new(0) }
+    }
+
+    /// Offers events to the sessions that follow `account`, here and by the bus elsewhere. Called after each commit, in
+    /// order, by the one driver of the account. It never waits for a session, and serialises nothing: the first session
+    /// that reads a batch does that for all.
     pub fn publish(&self, account: AccountId, events: Arc<[Recorded]>) {
+        self.take(account, Arc::clone(&events), Source::Here);
+        if !events.is_empty() {
+            self.bus.publish(Message::Events { account, events });
+        }
+    }
+
+    /// Offers committed events that another instance told. Those that are known already are ignored.
+    pub fn hear(&self, account: AccountId, events: Arc<[Recorded]>) {
+        self.take(account, events, Source::Elsewhere);
+    }
+
+    /// Tells that the account's history has grown up to this event at least: sessions find it in the store.
+    pub fn announce(&self, account: AccountId, head: Seq) {
+        let feed = self.feed(account);
+        let grown = feed.window().announce(head);
+        if grown {
+            feed.wake();
+        }
+    }
+
+    /// The accounts that somebody here follows.
+    pub fn followed(&self) -> Vec<AccountId> {
+        let feeds = self.feeds.read().unwrap_or_else(PoisonError::into_inner);
+        feeds.iter().filter(|(_, feed)| !feed.listeners().is_empty()).map(|(account, _)| *account).collect()
+    }
+
+    /// Listens to an account from now on, without a session.
+    pub fn tail(&self, account: AccountId) -> Tail {
+        let wake = Arc::new(Notify::new());
+        let subscription = self.subscribe(account, Arc::clone(&wake));
+        let cursor = subscription.head();
+        Tail { subscription, wake, cursor }
+    }
+
+    fn take(&self, account: AccountId, events: Arc<[Recorded]>, source: Source) {
         let (Some(first), Some(last)) = (events.first().map(|e| e.seq.0), events.last().map(|e| e.seq.0)) else {
             return;
         };
         let feed = self.feed(account);
-        feed.window().push(Arc::new(Batch { account, first, events, frames: OnceLock::new() }), last, self.window);
-        for wake in feed.listeners().values() {
-            wake.notify_one();
-        }
+        let batch = Arc::new(Batch { account, first, events, frames: OnceLock::new() });
+        feed.window().push(batch, last, self.window, source);
+        feed.wake();
     }
 
     /// Follows an account: from now on `wake` is notified of every batch, until the subscription is dropped.
@@ -78,6 +122,12 @@ impl Feed {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake(&self) {
+        for wake in self.listeners().values() {
+            wake.notify_one();
+        }
+    }
+
     fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,19 +140,28 @@ struct Window {
     held: usize,
     /// The newest event; 0 before the first.
     head: i64,
+    /// The newest event that was published here; 0 before the first.
+    own: i64,
     /// How often the sequence went back.
     rewinds: u64,
 }
 
 impl Window {
-    fn push(&mut self, batch: Arc<Batch>, last: i64, limit: usize) {
+    fn push(&mut self, batch: Arc<Batch>, last: i64, limit: usize, source: Source) {
+        // The one driver here commits in order: its step back means another ledger. Whatever else is not newer was told
+        // from elsewhere already.
+        let rewound = source == Source::Here && batch.first <= self.own;
+        if source == Source::Here {
+            self.own = last;
+        }
+        if rewound {
+            self.rewinds = self.rewinds.saturating_add(1);
+        } else if last <= self.head {
+            return;
+        }
         if self.head != 0 && batch.first != self.head.saturating_add(1) {
-            // A gap is filled from the store. A step back means another ledger.
-            if batch.first <= self.head {
-                self.rewinds = self.rewinds.saturating_add(1);
-            }
-            self.batches.clear();
-            self.held = 0;
+            // A gap is filled from the store.
+            self.clear();
         }
         self.head = last;
         self.held = self.held.saturating_add(batch.events.len());
@@ -112,6 +171,30 @@ impl Window {
             self.held = self.held.saturating_sub(oldest.events.len());
         }
     }
+
+    /// Whether the head is further than was known.
+    fn announce(&mut self, head: Seq) -> bool {
+        let grown = head.0 > self.head;
+        if grown {
+            self.clear();
+            self.head = head.0;
+        }
+        grown
+    }
+
+    fn clear(&mut self) {
+        self.batches.clear();
+        self.held = 0;
+    }
+}
+
+/// Who tells of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The account's driver in this process.
+    Here,
+    /// Another instance.
+    Elsewhere,
 }
 
 /// The events of one commit, serialised at most once.
@@ -178,9 +261,52 @@ impl Subscription {
         }
     }
 
+    /// Goes on from the newest event, whatever came before. Returns its number.
+    fn skip(&mut self) -> Seq {
+        let window = self.feed.window();
+        self.rewinds = window.rewinds;
+        Seq(window.head)
+    }
+
     /// The newest event that was published; 0 if there was none since the start.
     pub(super) fn head(&self) -> Seq {
         Seq(self.feed.window().head)
+    }
+}
+
+/// Somebody who listens to an account for something that is about to happen.
+#[derive(Debug)]
+pub struct Tail {
+    subscription: Subscription,
+    wake: Arc<Notify>,
+    cursor: Seq,
+}
+
+impl Tail {
+    /// Waits for an event in which `wanted` finds something. `None`: events went by that only the store has.
+    ///
+    /// Cancel safe.
+    pub async fn find<T>(&mut self, mut wanted: impl FnMut(&Event) -> Option<T>) -> Option<T> {
+        loop {
+            let mut batches = Vec::new();
+            match self.subscription.next(self.cursor, &mut batches, usize::MAX) {
+                Next::Nothing => self.wake.notified().await,
+                Next::Live => {
+                    for recorded in batches.iter().flat_map(|batch| batch.events.iter()) {
+                        if recorded.seq > self.cursor {
+                            self.cursor = recorded.seq;
+                            if let Some(found) = wanted(&recorded.event) {
+                                return Some(found);
+                            }
+                        }
+                    }
+                }
+                Next::Stored | Next::Rewound => {
+                    self.cursor = self.subscription.skip();
+                    return None;
+                }
+            }
+        }
     }
 }
 
@@ -260,6 +386,78 @@ mod tests {
         assert_eq!(seqs_after(&subscription, 7), (Next::Rewound, 0));
         let anew = hub.subscribe(ACCOUNT, Arc::default());
         assert_eq!(seqs_after(&anew, 1), (Next::Live, 1));
+    }
+
+    #[test]
+    fn what_is_told_from_elsewhere_continues_the_window_and_never_takes_it_back() {
+        let hub = Hub::new(10);
+        let subscription = hub.subscribe(ACCOUNT, Arc::default());
+        hub.hear(ACCOUNT, events(1..=3));
+        hub.hear(ACCOUNT, events(4..=5));
+        for again in [events(1..=3), events(4..=5), events(2..=4)] {
+            hub.hear(ACCOUNT, again);
+        }
+        assert_eq!(seqs_after(&subscription, 1), (Next::Live, 4));
+        hub.hear(ACCOUNT, events(8..=9));
+        assert_eq!(seqs_after(&subscription, 5), (Next::Stored, 0), "6 and 7 were lost on the way");
+        assert_eq!(seqs_after(&subscription, 7), (Next::Live, 2));
+        hub.hear(ACCOUNT, events(6..=7));
+        assert_eq!(seqs_after(&subscription, 7), (Next::Live, 2));
+        hub.hear(ACCOUNT, events(9..=11));
+        assert_eq!(seqs_after(&subscription, 9), (Next::Live, 2), "half of it was known");
+    }
+
+    #[test]
+    fn an_announced_head_is_read_from_the_store() {
+        let hub = Hub::new(10);
+        let wake = Arc::new(Notify::new());
+        let subscription = hub.subscribe(ACCOUNT, Arc::clone(&wake));
+        hub.hear(ACCOUNT, events(1..=3));
+        hub.announce(ACCOUNT, Seq(2));
+        assert_eq!(seqs_after(&subscription, 1), (Next::Live, 2));
+        hub.announce(ACCOUNT, Seq(6));
+        assert_eq!(seqs_after(&subscription, 1), (Next::Stored, 0));
+        assert_eq!(seqs_after(&subscription, 6), (Next::Nothing, 0));
+        hub.hear(ACCOUNT, events(4..=6));
+        assert_eq!(seqs_after(&subscription, 6), (Next::Nothing, 0));
+        hub.hear(ACCOUNT, events(7..=8));
+        assert_eq!(seqs_after(&subscription, 6), (Next::Live, 2));
+    }
+
+    #[test]
+    fn a_hand_over_is_no_step_back_whoever_tells_first() {
+        let hub = Hub::new(10);
+        let subscription = hub.subscribe(ACCOUNT, Arc::default());
+        hub.publish(ACCOUNT, events(1..=5));
+        // Another instance takes over; this one takes back, and the store tells of its first commit before it does.
+        hub.hear(ACCOUNT, events(6..=8));
+        hub.announce(ACCOUNT, Seq(9));
+        hub.publish(ACCOUNT, events(9..=9));
+        assert_eq!(seqs_after(&subscription, 8), (Next::Stored, 0));
+        hub.publish(ACCOUNT, events(10..=12));
+        // Late words of the old owner.
+        hub.hear(ACCOUNT, events(6..=8));
+        hub.announce(ACCOUNT, Seq(8));
+        assert_eq!(seqs_after(&subscription, 9), (Next::Live, 3));
+        assert_eq!(seqs_after(&subscription, 12), (Next::Nothing, 0));
+    }
+
+    #[tokio::test]
+    async fn a_tail_finds_what_comes_after_it_was_made_or_says_that_the_store_has_it() {
+        let hub = Hub::new(4);
+        hub.publish(ACCOUNT, events(1..=3));
+        let mut tail = hub.tail(ACCOUNT);
+        let started = |event: &Event| matches!(event, Event::Started { .. }).then_some(());
+        let early = tokio::time::timeout(std::time::Duration::ZERO, tail.find(started)).await;
+        assert!(early.is_err(), "what came before is none of its business");
+        hub.publish(ACCOUNT, events(4..=4));
+        assert_eq!(tail.find(started).await, Some(()));
+        hub.publish(ACCOUNT, events(9..=9));
+        assert_eq!(tail.find(started).await, None);
+        hub.publish(ACCOUNT, events(2..=2));
+        assert_eq!(tail.find(started).await, None, "the sequence went back");
+        hub.publish(ACCOUNT, events(3..=3));
+        assert_eq!(tail.find(started).await, Some(()));
     }
 
     #[test]

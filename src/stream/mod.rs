@@ -35,10 +35,14 @@
 //! buffer. A round feeds what waits for the session and flushes once, because the system call is the limit. A round that
 //! the socket does not take within [`Settings::send_timeout`] ends the session.
 //!
+//! Accounts that another instance trades are followed all the same: their events come by the bus, and what it loses is
+//! found in the store within a quarter of a second ([`follow_others`]).
+//!
 //! Deliberately absent: market data, commands over the websocket, filters by kind, compression, binary frames.
 
 mod api;
 mod hub;
+mod others;
 mod peer;
 mod protocol;
 mod session;
@@ -53,7 +57,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use api::routes;
-pub use hub::Hub;
+pub use hub::{Hub, Tail};
+pub use others::follow_others;
 pub use protocol::Drain;
 
 use crate::auth::Authenticator;

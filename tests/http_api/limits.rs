@@ -68,7 +68,9 @@ async fn cancels_and_stops_pass_when_signals_are_used_up() {
     }
     assert_429(&world.post(&format!("/api/robots/{robot}/start"), "start", "").await, "requests of this API key");
     let cancel = format!("/api/orders/{}/cancel", order.unwrap());
-    for path in [cancel.as_str(), &format!("/api/robots/{robot}/stop"), &format!("/api/robots/{robot}/halt"), "/api/kill"] {
+    for path in
+        [cancel.as_str(), &format!("/api/robots/{robot}/stop"), &format!("/api/robots/{robot}/halt"), "/api/kill"]
+    {
         let answer = world.post(path, path, "").await;
         assert!(answer.status.is_success(), "{path} {}", answer.text);
     }
@@ -91,7 +93,8 @@ async fn every_stopping_route_is_a_route() {
 async fn an_address_that_is_refused_too_often_is_told_so_and_a_valid_key_from_there_is_let_in() {
     let world = world(100, 100, 3).await;
     let unknown = format!("hg_{}", "0".repeat(64));
-    let bad = |n: usize| request(Method::GET, "/api/robots", (n.is_multiple_of(2)).then_some(unknown.as_str()), None, "");
+    let bad =
+        |n: usize| request(Method::GET, "/api/robots", (n.is_multiple_of(2)).then_some(unknown.as_str()), None, "");
     for n in 0..3 {
         assert_eq!(send_from(&world, "1.2.3.4", None, bad(n)).await.problem().0, 401);
     }

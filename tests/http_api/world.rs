@@ -18,7 +18,7 @@ use hotgo::http::{
 };
 use hotgo::instance::View;
 use hotgo::instance::api::Seen;
-use hotgo::signals::{IntakeClosed, IntakeGate, IntakeGuard};
+use hotgo::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Commit, Lease, Role, Store};
 use http_body_util::BodyExt;
@@ -313,6 +313,7 @@ impl World {
         let app = router(Deps {
             store: store.clone(),
             engines: engines.clone(),
+            commands: Commands::new(store.clone(), engines.clone()),
             auth,
             health: snapshot_of(health.clone()),
             instances: Seen { id: "test".into(), view: seen },

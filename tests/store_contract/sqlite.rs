@@ -525,3 +525,24 @@ async fn only_one_process_may_have_a_database_open_for_writing() {
     Running::open(&path, OpenOptions::default()).await.unwrap().stop().await;
     drop(directory);
 }
+
+#[tokio::test]
+async fn a_waiting_command_of_a_newer_version_is_told_apart_and_hides_no_other() {
+    let running = Running::start().await;
+    let (held, robot) = Held::with_robot(running.store()).await;
+    let Event::Command(record) = crate::data::command(robot.id, "known") else { unreachable!() };
+    let newer = rusqlite::Connection::open(&running.path).unwrap();
+    newer
+        .execute(
+            r#"INSERT INTO hg_trading_inbox (account, source, dedup_key, wish, received_at)
+               VALUES (?, 'key:1', 'newer', '{"wish":"teleport"}', 1)"#,
+            [held.account.id.0],
+        )
+        .unwrap();
+    drop(newer);
+    running.store().store_command(held.account.id, &record.command, crate::data::at(2), 10).await.unwrap();
+    let page = running.store().waiting_commands(&[held.account.id], 10).await.unwrap();
+    let shown: Vec<_> = page.iter().map(|waiting| (waiting.dedup_key.as_str(), waiting.wish.is_ok())).collect();
+    assert_eq!(shown, [("newer", false), ("known", true)]);
+    running.stop().await;
+}

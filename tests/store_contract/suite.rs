@@ -18,6 +18,12 @@ pub(crate) use crate::instances::{
     an_instance_that_is_not_heard_of_is_dead, leases_tell_who_holds_what,
 };
 
+pub(crate) use crate::inbox::{
+    a_command_that_is_decided_while_it_is_stored_does_not_wait, a_command_waits_once_until_it_is_decided,
+    a_commit_that_fails_leaves_what_waits, commands_wait_in_the_order_of_their_arrival,
+    heads_are_those_of_each_account, no_more_commands_of_an_account_wait_than_there_is_room_for,
+};
+
 use crate::data::{self, Held, TTL, alarm, at, command, fill, opening, order, owner, qty, robot};
 
 /// Long enough for anything; only a failing test waits for it.
@@ -40,6 +46,12 @@ macro_rules! contract {
             a_dedup_key_is_taken_once_and_answers_the_same
             a_trade_is_booked_once
             every_unique_key_is_taken_once
+            a_command_waits_once_until_it_is_decided
+            a_commit_that_fails_leaves_what_waits
+            commands_wait_in_the_order_of_their_arrival
+            a_command_that_is_decided_while_it_is_stored_does_not_wait
+            heads_are_those_of_each_account
+            no_more_commands_of_an_account_wait_than_there_is_room_for
             an_unconfirmed_commit_that_was_written_is_found_and_not_written_again
             an_unconfirmed_commit_that_was_not_written_can_be_written
             an_order_is_attempted_at_most_once
@@ -522,7 +534,8 @@ pub(crate) async fn an_api_key_is_found_by_its_id_and_says_whether_it_signs(stor
 const NEVER: Timestamp = Timestamp::from_millis(9_000_000_000_000);
 
 pub(crate) async fn a_nonce_is_taken_once_for_each_key(store: &dyn Store) {
-    for (key, nonce, first) in [("a", "1", true), ("a", "1", false), ("b", "1", true), ("a", "2", true), ("b", "1", false)]
+    for (key, nonce, first) in
+        [("a", "1", true), ("a", "1", false), ("b", "1", true), ("a", "2", true), ("b", "1", false)]
     {
         assert_eq!(store.use_nonce(key, nonce, NEVER).await.unwrap(), first, "{key} {nonce}");
     }
@@ -565,11 +578,14 @@ pub(crate) async fn the_audit_takes_entries(store: &dyn Store) {
 }
 
 pub(crate) async fn everything_answers_closed_after_close(store: &dyn Store) {
-    let (mut held, _) = Held::with_robot(store).await;
+    let (mut held, robot) = Held::with_robot(store).await;
     store.close().await;
     assert!(matches!(held.commit(store, vec![alarm("late")]).await, Err(CommitError::Closed)));
     assert!(matches!(store.load(held.account.id).await, Err(StoreError::Closed)));
     assert!(matches!(store.ping().await, Err(StoreError::Closed)));
+    let late =
+        store.store_command(held.account.id, &crate::inbox::wish_of(robot.id, "late"), at(9), crate::inbox::ROOM).await;
+    assert!(matches!(late, Err(StoreError::Closed)));
     assert!(matches!(store.renew_lease(&held.lease, TTL).await, Err(LeaseError::Store(StoreError::Closed))));
     store.close().await;
 }

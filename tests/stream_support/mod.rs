@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use hotgo::auth::Authenticator;
 use hotgo::store::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, StoredFill,
+    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, Waiting,
 };
 use hotgo::stream::{Drain, Guard, Hub, Settings, StreamDeps, routes};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
 use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
@@ -107,6 +107,15 @@ impl Store for MemoryStore {
     async fn find_command(&self, _: &str, _: &str) -> Result<Option<Record>, StoreError> {
         unused()
     }
+    async fn store_command(&self, _: AccountId, _: &Command, _: Timestamp, _: u32) -> Result<Stored, StoreError> {
+        unused()
+    }
+    async fn waiting_commands(&self, _: &[AccountId], _: u32) -> Result<Vec<Waiting>, StoreError> {
+        unused()
+    }
+    async fn waiting_command(&self, _: &str, _: &str) -> Result<Option<Waiting>, StoreError> {
+        unused()
+    }
     async fn robots(&self, _: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
         unused()
     }
@@ -149,6 +158,13 @@ impl Store for MemoryStore {
         tokio::task::yield_now().await;
         Ok(Head { account, seq })
     }
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        let mut heads = Vec::new();
+        for account in accounts {
+            heads.push(self.head(*account).await?);
+        }
+        Ok(heads)
+    }
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
         self.keys.lock().unwrap().push(key.clone());
         Ok(())
@@ -180,12 +196,7 @@ impl Store for MemoryStore {
     async fn use_nonce(&self, _: &str, _: &str, _: Timestamp) -> Result<bool, StoreError> {
         unused()
     }
-    async fn count_requests(
-        &self,
-        _: Timestamp,
-        _: &[(String, u64)],
-        _: Timestamp,
-    ) -> Result<Vec<u64>, StoreError> {
+    async fn count_requests(&self, _: Timestamp, _: &[(String, u64)], _: Timestamp) -> Result<Vec<u64>, StoreError> {
         unused()
     }
     async fn ping(&self) -> Result<(), StoreError> {

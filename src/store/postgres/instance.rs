@@ -39,10 +39,12 @@ pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duratio
     .bind(micros(ttl))
     .execute(&mut *conn)
     .await?;
-    sqlx::query("DELETE FROM hg_sys_instance WHERE expires_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1")
-        .bind(REMEMBERED)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "DELETE FROM hg_sys_instance WHERE expires_at < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $1",
+    )
+    .bind(REMEMBERED)
+    .execute(&mut *conn)
+    .await?;
     let rows = sqlx::query(
         "SELECT id, name, address, build_id, accounts, draining, started_at,
              expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint

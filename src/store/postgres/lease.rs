@@ -94,13 +94,12 @@ pub(super) async fn renew(conn: &mut PgConnection, lease: Lease, ttl: Duration) 
 
 /// Whether the lease was this owner's to give up. The row stays, for its epoch.
 pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> {
-    let done =
-        sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
-            .bind(lease_name(lease.account))
-            .bind(lease.owner.as_ref())
-            .bind(lease.epoch.0)
-            .execute(conn)
-            .await?;
+    let done = sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
+        .bind(lease_name(lease.account))
+        .bind(lease.owner.as_ref())
+        .bind(lease.epoch.0)
+        .execute(conn)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -124,15 +123,17 @@ pub(super) async fn transfer(conn: &mut PgConnection, lease: Lease, to: String, 
 
 pub(super) async fn add_api_key(conn: &mut PgConnection, key: ApiKey) -> Sql<()> {
     let role = name_of(&key.role)?;
-    sqlx::query("INSERT INTO hg_sys_api_key (id, name, hash, signed, role, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(escape(&key.id))
-        .bind(escape(&key.name))
-        .bind(escape(&key.hash))
-        .bind(i64::from(key.signed))
-        .bind(role)
-        .bind(key.created_at.micros())
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO hg_sys_api_key (id, name, hash, signed, role, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(escape(&key.id))
+    .bind(escape(&key.name))
+    .bind(escape(&key.hash))
+    .bind(i64::from(key.signed))
+    .bind(role)
+    .bind(key.created_at.micros())
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 //!    server has ended the one before, so that reading again tells.
 //! 5. No operation is given up on a connection that is used again: the connection is closed instead.
 
+mod inbox;
 mod instance;
 mod lease;
 mod once;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
 use trading::event::Recorded;
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
@@ -44,7 +45,7 @@ use super::sqlite::OpenError;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Store, StoreError, StoredFill, bounded, read as common,
+    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting, bounded, read as common,
 };
 
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
@@ -150,6 +151,25 @@ impl Store for PostgresStore {
         bounded(common::command(&mut &*self.readers, source, dedup_key)).await
     }
 
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError> {
+        let command = command.clone();
+        self.jobs.write(move |conn| Box::pin(inbox::store(conn, account, command, at, room))).await?
+    }
+
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        bounded(common::waiting_commands(&mut &*self.readers, accounts, limit)).await
+    }
+
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError> {
+        bounded(common::waiting_command(&mut &*self.readers, source, dedup_key)).await
+    }
+
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
         bounded(common::robots(&mut &*self.readers, account)).await
     }
@@ -184,6 +204,10 @@ impl Store for PostgresStore {
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
         bounded(common::head(&mut &*self.readers, account)).await
+    }
+
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        bounded(common::heads(&mut &*self.readers, accounts)).await
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {

@@ -148,20 +148,18 @@ impl Reader for &Readers {
     }
 }
 
-/// A transaction that sees one moment.
-struct Moment<'a>(&'a mut PgConnection);
-
-impl Reader for Moment<'_> {
+impl Reader for &mut PgConnection {
     type Row = PgRow;
 
     async fn fetch(&mut self, query: Query) -> Read<Vec<PgRow>> {
-        fetch(self.0, query).await
+        fetch(self, query).await
     }
 }
 
-async fn load(conn: &mut PgConnection, account: AccountId) -> Read<Snapshot> {
+/// As one transaction sees it, which sees one moment.
+async fn load(mut conn: &mut PgConnection, account: AccountId) -> Read<Snapshot> {
     sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *conn).await?;
-    let snapshot = read::load(&mut Moment(conn), account).await?;
+    let snapshot = read::load(&mut conn, account).await?;
     sqlx::query("ROLLBACK").execute(conn).await?;
     Ok(snapshot)
 }

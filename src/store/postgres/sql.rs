@@ -84,6 +84,9 @@ BEGIN
             value ->> 0, value ->> 1, (value ->> 2)::bigint, (value ->> 3)::bigint, value ->> 4,
             (value ->> 5)::bigint, (value ->> 6)::bigint, value ->> 7, value ->> 8
         FROM jsonb_array_elements(signals);
+        -- What is decided waits no more.
+        DELETE FROM hg_trading_inbox AS waiting USING jsonb_array_elements(signals) AS given
+        WHERE waiting.source = given.value ->> 0 AND waiting.dedup_key = given.value ->> 1;
     END IF;
     IF orders IS NOT NULL THEN
         INSERT INTO hg_trading_order AS stored

@@ -10,6 +10,7 @@
 //! 5. One process at a time has a database open for writing: the [`Writer`] holds the lock of the file itself.
 
 mod dump;
+mod inbox;
 mod instance;
 mod lease;
 mod lock;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use sqlx::{SqliteConnection, SqlitePool};
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
 use trading::event::Recorded;
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
@@ -46,14 +47,14 @@ pub use writer::Writer;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
-use super::{
-    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Store, StoreError, StoredFill,
-};
+use super::bounded;
 use super::read as common;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
-use super::bounded;
-use once::Waiting;
+use super::{
+    Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
+    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting,
+};
+use once::Nonces;
 
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +65,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     jobs: Jobs<SqliteConnection>,
     broken: Arc<AtomicBool>,
-    nonces: Waiting,
+    nonces: Nonces,
 }
 
 impl SqliteStore {
@@ -77,7 +78,7 @@ impl SqliteStore {
         let broken = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = Jobs::new(options.queue, writer::is_io_error);
         let writer = Writer::new(lock, conn, queue, Arc::clone(&broken));
-        Ok((Self { readers, jobs, broken, nonces: Waiting::default() }, writer))
+        Ok((Self { readers, jobs, broken, nonces: Nonces::default() }, writer))
     }
 
     /// Whether the disk failed and nothing is written any more. Only opening the store anew tells what is durable.
@@ -178,6 +179,25 @@ impl Store for SqliteStore {
         bounded(common::command(&mut &self.readers, source, dedup_key)).await
     }
 
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError> {
+        let command = command.clone();
+        self.write(move |conn| Box::pin(inbox::store(conn, account, command, at, room))).await?
+    }
+
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        bounded(common::waiting_commands(&mut &self.readers, accounts, limit)).await
+    }
+
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError> {
+        bounded(common::waiting_command(&mut &self.readers, source, dedup_key)).await
+    }
+
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
         bounded(common::robots(&mut &self.readers, account)).await
     }
@@ -212,6 +232,10 @@ impl Store for SqliteStore {
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
         bounded(common::head(&mut &self.readers, account)).await
+    }
+
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        bounded(common::heads(&mut &self.readers, accounts)).await
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {

@@ -28,10 +28,10 @@ struct Nonce {
 
 /// Nonces that wait for the writer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Waiting(Arc<Mutex<Vec<Nonce>>>);
+pub(super) struct Nonces(Arc<Mutex<Vec<Nonce>>>);
 
-impl Waiting {
-    /// Leaves a nonce here. Somebody has to call [`Waiting::take_all`] after that.
+impl Nonces {
+    /// Leaves a nonce here. Somebody has to call [`Nonces::take_all`] after that.
     pub(super) fn add(
         &self,
         key_id: &str,

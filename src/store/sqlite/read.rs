@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use sqlx::sqlite::{SqliteExecutor, SqliteRow};
-use sqlx::{AssertSqlSafe, Row as _, SqlitePool, SqliteTransaction};
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool, SqliteTransaction};
 use trading::engine::Snapshot;
 use trading::ids::AccountId;
 
@@ -47,6 +47,14 @@ impl Reader for &SqlitePool {
 
     async fn fetch(&mut self, query: Query) -> Read<Vec<SqliteRow>> {
         fetch(*self, query).await
+    }
+}
+
+impl Reader for &mut SqliteConnection {
+    type Row = SqliteRow;
+
+    async fn fetch(&mut self, query: Query) -> Read<Vec<SqliteRow>> {
+        fetch(&mut **self, query).await
     }
 }
 

@@ -23,6 +23,7 @@ impl Statement {
     pub(super) fn of(batch: &Batch<'_>) -> Result<Self, serde_json::Error> {
         let mut to = Self { text: sql::BEGIN.to_owned(), arguments: Vec::new() };
         let tables = batch.tables()?;
+        let decided = tables.signals.clone();
         for (sql, all_newer, rows) in [
             (sql::GUARD, false, tables.guard),
             (sql::ROBOTS, true, tables.robots),
@@ -35,6 +36,7 @@ impl Statement {
         ] {
             to.table(sql, all_newer, rows);
         }
+        to.table(sql::DECIDED, false, decided);
         to.events(batch)?;
         to.text.push_str(sql::COMMIT);
         Ok(to)

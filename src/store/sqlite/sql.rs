@@ -58,6 +58,12 @@ INSERT INTO hg_trading_signal (source, dedup_key, account, robot, payload, recei
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8
 FROM jsonb_each(?);";
 
+/// What is decided waits no more: a probe of the inbox's unique key per command. Takes the rows of [`SIGNALS`].
+pub(super) const DECIDED: &str = "
+DELETE FROM hg_trading_inbox WHERE id IN (
+    SELECT waiting.id FROM jsonb_each(?) AS given CROSS JOIN hg_trading_inbox AS waiting
+    WHERE waiting.source = given.value ->> 0 AND waiting.dedup_key = given.value ->> 1);";
+
 pub(super) const ORDERS: &str = "
 INSERT INTO hg_trading_order AS stored
     (client_id, account, robot, decision, leg, generation, symbol, side, kind, price, stop_price, tif, qty, status,

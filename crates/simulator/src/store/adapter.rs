@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, StoredFill,
+    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, Waiting,
 };
-use trading::command::Record;
+use trading::command::{Command, Record};
 use trading::engine::Snapshot;
-use trading::event::Recorded;
+use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, ClientOrderId, RobotId, Seq};
 use trading::order::Order;
 use trading::position::{Balance, Position};
@@ -21,7 +21,7 @@ use trading::time::Timestamp;
 
 use super::{Fate, SimStore};
 
-/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log, instances) is kept beside
+/// A [`SimStore`] with a clock, as a [`Store`]. What is not part of the model (API keys, the audit log, instances, the inbox) is kept beside
 /// it.
 #[derive(Debug)]
 pub struct SimDatabase {
@@ -38,6 +38,8 @@ struct Inner {
     rates: BTreeMap<(Timestamp, String), u64>,
     instances: BTreeMap<Arc<str>, (InstanceRow, Timestamp)>,
     ledgers: BTreeMap<AccountId, String>,
+    inbox: Vec<Waiting>,
+    stored: i64,
     closed: bool,
 }
 
@@ -58,6 +60,12 @@ impl SimDatabase {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+}
+
+impl Inner {
+    fn waiting(&self, source: &str, dedup_key: &str) -> Option<&Waiting> {
+        self.inbox.iter().find(|waiting| waiting.source == source && waiting.dedup_key == dedup_key)
     }
 }
 
@@ -131,11 +139,50 @@ impl Store for SimDatabase {
         if inner.closed {
             return Err(CommitError::Closed);
         }
-        inner.store.commit(&commit, Fate::Confirmed, self.now())
+        inner.store.commit(&commit, Fate::Confirmed, self.now())?;
+        let Inner { store, inbox, .. } = &mut *inner;
+        if commit.events.iter().any(|recorded| matches!(recorded.event, Event::Command(_))) {
+            inbox.retain(|waiting| !store.knows_command(&waiting.source, &waiting.dedup_key));
+        }
+        Ok(())
     }
 
     async fn find_command(&self, source: &str, dedup_key: &str) -> Result<Option<Record>, StoreError> {
         self.open()?.store.find_command(source, dedup_key, self.now())
+    }
+
+    async fn store_command(
+        &self,
+        account: AccountId,
+        command: &Command,
+        at: Timestamp,
+        room: u32,
+    ) -> Result<Stored, StoreError> {
+        let mut inner = self.open()?;
+        let Command { source, dedup_key, wish } = command.clone();
+        if let Some(record) = inner.store.find_command(&source, &dedup_key, self.now())? {
+            return Ok(Stored::Decided(Box::new(record)));
+        }
+        if let Some(waiting) = inner.waiting(&source, &dedup_key) {
+            return Ok(Stored::Waiting(Box::new(waiting.clone())));
+        }
+        let waiting = inner.inbox.iter().filter(|waiting| waiting.account == account).count();
+        if waiting >= usize::try_from(room).unwrap_or(usize::MAX) {
+            return Ok(Stored::Full);
+        }
+        inner.stored += 1;
+        let id = inner.stored;
+        inner.inbox.push(Waiting { id, account, source, dedup_key, wish: Ok(wish), received_at: at });
+        Ok(Stored::New)
+    }
+
+    async fn waiting_commands(&self, accounts: &[AccountId], limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        let inner = self.open()?;
+        Ok(page(inner.inbox.iter().filter(|waiting| accounts.contains(&waiting.account)).cloned(), limit))
+    }
+
+    async fn waiting_command(&self, source: &str, dedup_key: &str) -> Result<Option<Waiting>, StoreError> {
+        Ok(self.open()?.waiting(source, dedup_key).cloned())
     }
 
     async fn robots(&self, account: Option<AccountId>) -> Result<Vec<Robot>, StoreError> {
@@ -194,6 +241,11 @@ impl Store for SimDatabase {
 
     async fn head(&self, account: AccountId) -> Result<Head, StoreError> {
         Ok(Head { account, seq: self.open()?.store.last_seq(account) })
+    }
+
+    async fn heads(&self, accounts: &[AccountId]) -> Result<Vec<Head>, StoreError> {
+        let inner = self.open()?;
+        Ok(accounts.iter().map(|account| Head { account: *account, seq: inner.store.last_seq(*account) }).collect())
     }
 
     async fn add_api_key(&self, key: &ApiKey) -> Result<(), StoreError> {
