@@ -35,11 +35,14 @@ pub enum Message {
 }
 
 /// Between instances. A message reaches no one, some or all of the others, never its sender.
+#[async_trait::async_trait]
 pub trait Bus: Send + Sync + fmt::Debug {
     /// Tells the others. Never waits: a full queue or a broken connection drops the message.
     fn publish(&self, message: Message);
     /// What others tell from now on, each sender's messages in its order. A receiver that falls behind loses the oldest.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Message>>;
+    /// Waits until what was published before is sent or lost; half a second at most.
+    async fn flush(&self);
 }
 
 /// The only instance: nobody to tell, and nothing to hear.
@@ -54,10 +57,13 @@ impl Default for Alone {
     }
 }
 
+#[async_trait::async_trait]
 impl Bus for Alone {
     fn publish(&self, _message: Message) {}
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Message>> {
         self.silence.subscribe()
     }
+
+    async fn flush(&self) {}
 }

@@ -51,6 +51,7 @@ struct Member {
     wire: Arc<Wire>,
 }
 
+#[async_trait::async_trait]
 impl Bus for Member {
     fn publish(&self, message: Message) {
         let message = Arc::new(message);
@@ -65,4 +66,6 @@ impl Bus for Member {
     fn subscribe(&self) -> broadcast::Receiver<Arc<Message>> {
         self.sender.subscribe()
     }
+
+    async fn flush(&self) {}
 }
