@@ -15,6 +15,7 @@ pub mod gateway;
 pub mod http;
 pub mod market;
 pub mod orders;
+pub mod redis;
 pub mod robots;
 pub mod signals;
 pub mod store;

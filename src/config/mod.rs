@@ -9,6 +9,7 @@ mod binance;
 mod error;
 mod load;
 mod market;
+mod redis;
 mod sections;
 mod show;
 mod shutdown;
@@ -20,6 +21,7 @@ pub use binance::BinanceConfig;
 pub use error::{ConfigError, Fault, Problem};
 pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
+pub use redis::{RedisConfig, RedisSignalsConfig, parse_redis_url};
 pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
@@ -45,6 +47,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The database.
     pub store: StoreConfig,
+    /// Redis, if any.
+    pub redis: RedisConfig,
     /// Accounts, limits, leases.
     pub trading: TradingConfig,
     /// The venues.
