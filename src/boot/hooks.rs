@@ -6,6 +6,7 @@ use shutdown_coordinator::{HookContext, Rejected, ShutdownHandle, Task};
 use tokio::sync::watch;
 
 use super::{BootError, Phases};
+use crate::bus::Bus;
 use crate::engines::{EngineRegistry, Engines, Farewell, Stage};
 use crate::stream::Drain;
 
@@ -19,10 +20,11 @@ pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
     pub(super) drivers: Vec<(String, Task<Farewell>)>,
     pub(super) draining: watch::Sender<Option<Drain>>,
+    pub(super) bus: Arc<dyn Bus>,
 }
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
-    let Led { registry, drivers, draining } = led;
+    let Led { registry, drivers, draining, bus } = led;
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
             let drain = match cx.reason() {
@@ -62,6 +64,7 @@ pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Res
                     ));
                 }
             }
+            bus.flush().await;
         })
         .map_err(late)?;
     Ok(())

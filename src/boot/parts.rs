@@ -24,6 +24,7 @@ use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
+use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
@@ -32,7 +33,7 @@ use crate::gateway::paper::PaperVenue;
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
-use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
+use crate::signals::{Commands, IntakeGate};
 use crate::store::Store;
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
@@ -45,12 +46,14 @@ fn ms(millis: u64) -> Duration {
 }
 
 /// What every part is tied to.
-struct Boot<'a> {
-    config: &'a Config,
+pub(super) struct Boot<'a> {
+    pub(super) config: &'a Config,
     data_dir: &'a Path,
-    handle: &'a ShutdownHandle,
-    phases: Phases,
-    clock: Clock,
+    pub(super) handle: &'a ShutdownHandle,
+    pub(super) phases: Phases,
+    pub(super) clock: Clock,
+    /// This process, among all that ever ran.
+    pub(super) instance: Arc<str>,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -65,13 +68,17 @@ pub(super) async fn start(
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
-    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
+    let clock = Clock::start();
+    let instance = format!("{}-{}", std::process::id(), clock.now().micros()).into();
+    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock, instance };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
+    let redis = boot.redis()?;
+    let bus = boot.bus(redis.as_ref())?;
     // The demo trades an account of its own instead of the configured ones: it must not touch them.
     let accounts = if options.demo { vec![AccountConfig::paper(demo::LABEL)] } else { config.trading.accounts.clone() };
     let venues = boot.venues(&accounts).await?;
@@ -82,12 +89,14 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
+    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining, bus).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
+    let intake = boot.intake();
+    boot.signals_from_redis(redis.as_ref(), &store, &registry, &intake)?;
     let views = Views {
         handle: handle.clone(),
         registry: Arc::clone(&registry),
@@ -95,11 +104,12 @@ pub(super) async fn start(
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
         sessions: sessions.clone(),
+        redis,
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
-    let router = boot.api(&store, &registry, auth, &views, websockets);
+    let router = boot.api(&store, &registry, auth, &views, intake, websockets);
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
@@ -125,7 +135,7 @@ pub(super) fn announce(line: &str) {
 
 impl Boot<'_> {
     /// Runs a future until its phase, which waits for it.
-    fn run<F>(&self, phase: PhaseId, name: impl Into<String>, future: F) -> Result<Task<F::Output>, BootError>
+    pub(super) fn run<F>(&self, phase: PhaseId, name: impl Into<String>, future: F) -> Result<Task<F::Output>, BootError>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -253,8 +263,8 @@ impl Boot<'_> {
         prices: &MarketHub,
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
+        bus: Arc<dyn Bus>,
     ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
-        let owner: Arc<str> = format!("{}-{}", std::process::id(), self.clock.now().micros()).into();
         let mut accounts = Vec::new();
         for wanted in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
@@ -267,7 +277,7 @@ impl Boot<'_> {
                 clock: self.clock,
                 namespace: self.config.trading.namespace.clone(),
                 limits: self.config.trading.limits.clone(),
-                owner: Arc::clone(&owner),
+                owner: Arc::clone(&self.instance),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
                 // The database file's own lock: no other living process writes it.
                 predecessor_is_dead: true,
@@ -282,7 +292,8 @@ impl Boot<'_> {
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        hooks::register(self.handle, self.phases, Led { registry: Arc::clone(&registry), drivers: tasks, draining })?;
+        let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, bus };
+        hooks::register(self.handle, self.phases, led)?;
         Ok((registry, named))
     }
 
@@ -364,9 +375,9 @@ impl Boot<'_> {
         registry: &Arc<EngineRegistry>,
         auth: Authenticator,
         views: &Views,
+        intake: IntakeGate,
         websockets: axum::Router,
     ) -> axum::Router {
-        let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
         let health = views.clone();
         let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
         http::router(http::Deps {
@@ -374,7 +385,7 @@ impl Boot<'_> {
             engines,
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
-            intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
+            intake,
             shutdown: Arc::new(views.clone()),
             clock: self.clock,
             server: self.config.server.clone(),

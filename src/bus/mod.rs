@@ -1,12 +1,16 @@
 //! What instances tell each other so that things happen sooner. Never a source of truth: every message may be lost, and whoever
 //! needs what it was about finds it in the database.
 
+mod redis;
+
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use trading::event::Recorded;
 use trading::ids::{AccountId, Seq};
+
+pub use self::redis::{Listener, Publisher, RedisBus};
 
 /// What instances tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +39,14 @@ pub enum Message {
 }
 
 /// Between instances. A message reaches no one, some or all of the others, never its sender.
+#[async_trait::async_trait]
 pub trait Bus: Send + Sync + fmt::Debug {
     /// Tells the others. Never waits: a full queue or a broken connection drops the message.
     fn publish(&self, message: Message);
     /// What others tell from now on, each sender's messages in its order. A receiver that falls behind loses the oldest.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Message>>;
+    /// Waits until what was published before is sent or lost; half a second at most.
+    async fn flush(&self);
 }
 
 /// The only instance: nobody to tell, and nothing to hear.
@@ -54,10 +61,13 @@ impl Default for Alone {
     }
 }
 
+#[async_trait::async_trait]
 impl Bus for Alone {
     fn publish(&self, _message: Message) {}
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Message>> {
         self.silence.subscribe()
     }
+
+    async fn flush(&self) {}
 }

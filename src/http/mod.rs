@@ -16,7 +16,7 @@ mod shutdown;
 
 pub(crate) use extract::{Json, OptionalJson, Params, Query, UndeclaredJson};
 pub use health::{Check, HealthSnapshot, HealthStatus};
-pub(crate) use json::{Object, Text};
+pub(crate) use json::{Object, Text, parse as parse_json};
 pub use problem::{Invalid, Problem};
 pub use router::{Deps, router};
 pub use shutdown::{

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Redis;
@@ -11,6 +11,8 @@ use super::Redis;
 const EVERY: Duration = Duration::from_millis(500);
 /// The key outlives a few beats that were lost.
 const TTL_MS: u64 = 5_000;
+/// A shutdown does not wait longer for the key's removal.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// An instance's key `<prefix>:instance:<id>`.
 #[derive(Debug)]
@@ -37,8 +39,9 @@ impl Heartbeat {
                 break;
             }
         }
-        if let Err(failure) = self.redis.query::<()>(redis::cmd("DEL").arg(&self.key)).await {
-            tracing::debug!(%failure, "the sign of life was not removed; it expires");
+        let removed = timeout(GOODBYE, self.redis.query::<()>(redis::cmd("DEL").arg(&self.key))).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::debug!("the sign of life was not removed; it expires");
         }
     }
 }

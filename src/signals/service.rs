@@ -92,6 +92,14 @@ impl Commands {
         Self { store, engines }
     }
 
+    /// The outcome of a command that was decided before, if it was.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn decided(&self, command: &Command) -> Result<Option<Record>, StoreError> {
+        self.store.find_command(&command.source, &command.dedup_key).await
+    }
+
     /// The outcome of a command: of an earlier one with its name, or of this one.
     ///
     /// Cancel safety: a command whose caller goes away is decided all the same; asking again gives the same answer.
