@@ -208,7 +208,7 @@ impl Publisher {
                 Some(connection) => connection,
                 None => self.redis.connect(ANSWER).await?,
             };
-            pipeline.query_async::<()>(&mut connection).await.map_err(classified)?;
+            self.redis.over(ANSWER, pipeline.query_async::<()>(&mut connection)).await?;
             Ok::<_, RedisFailure>(connection)
         };
         match sent.await {

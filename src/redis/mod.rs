@@ -117,10 +117,10 @@ impl Redis {
             .set_user_timeout(UNACKNOWLEDGED)
             .set_keepalive(TcpKeepalive::new().with_time(UNACKNOWLEDGED).with_interval(UNACKNOWLEDGED));
         let info = info.set_redis_settings(settings.set_skip_set_lib_name()).set_tcp_settings(tcp);
-        Ok(Some(Self::over(info)?))
+        Ok(Some(Self::at(info)?))
     }
 
-    fn over(info: ConnectionInfo) -> Result<Self, RedisSetupError> {
+    fn at(info: ConnectionInfo) -> Result<Self, RedisSetupError> {
         let failed = |error: &dyn fmt::Display| RedisSetupError::Pool(error.to_string());
         let address = info.addr().to_string();
         let client = Client::open(info.clone()).map_err(|error| failed(&error))?;
@@ -188,8 +188,25 @@ impl Redis {
     /// See [`RedisFailure`].
     pub async fn connect(&self, answers_within: Duration) -> Result<MultiplexedConnection, RedisFailure> {
         let settings = settings(answers_within);
-        let connecting = self.0.client.get_multiplexed_async_connection_with_config(&settings);
+        let connecting = async {
+            let mut connection = self.0.client.get_multiplexed_async_connection_with_config(&settings).await?;
+            // Of a server that stands still the kernel takes connections, too.
+            redis::cmd("PING").query_async::<()>(&mut connection).await?;
+            Ok(connection)
+        };
         self.guarded(CONNECT * 2, async { connecting.await.map_err(classified) }).await
+    }
+
+    /// Does something over a connection that [`Redis::connect`] made, bounded in time and as far as the breaker lets it.
+    ///
+    /// # Errors
+    /// See [`RedisFailure`]. After any but [`RedisFailure::Refused`] the connection is of no more use.
+    pub async fn over<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, RedisFailure> {
+        self.guarded(limit, async { work.await.map_err(classified) }).await
     }
 
     /// A connection of its own that hears what is published on a channel.
