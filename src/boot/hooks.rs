@@ -19,12 +19,19 @@ pub(super) fn late<F>(_: Rejected<F>) -> BootError {
 pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
     pub(super) drivers: Vec<(String, Task<Farewell>)>,
+    pub(super) outside: Outside,
+}
+
+/// Who is told.
+pub(super) struct Outside {
+    /// Websockets, that the server stops.
     pub(super) draining: watch::Sender<Option<Drain>>,
+    /// Other instances.
     pub(super) bus: Arc<dyn Bus>,
 }
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
-    let Led { registry, drivers, draining, bus } = led;
+    let Led { registry, drivers, outside: Outside { draining, bus } } = led;
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
             let drain = match cx.reason() {

@@ -17,14 +17,13 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
-use super::hooks::{self, Led, late};
+use super::hooks::{self, Led, Outside, late};
 use super::limits;
 use super::reload::{LastReload, Reloader};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
-use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
@@ -89,7 +88,8 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let (registry, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining, bus).await?;
+    let (registry, accounts) =
+        boot.engines(accounts, &store, &venues, &prices, &hub, Outside { draining, bus }).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -135,7 +135,12 @@ pub(super) fn announce(line: &str) {
 
 impl Boot<'_> {
     /// Runs a future until its phase, which waits for it.
-    pub(super) fn run<F>(&self, phase: PhaseId, name: impl Into<String>, future: F) -> Result<Task<F::Output>, BootError>
+    pub(super) fn run<F>(
+        &self,
+        phase: PhaseId,
+        name: impl Into<String>,
+        future: F,
+    ) -> Result<Task<F::Output>, BootError>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -262,8 +267,7 @@ impl Boot<'_> {
         venues: &Venues,
         prices: &MarketHub,
         hub: &Arc<Hub>,
-        draining: watch::Sender<Option<stream::Drain>>,
-        bus: Arc<dyn Bus>,
+        outside: Outside,
     ) -> Result<(Arc<EngineRegistry>, Vec<(AccountId, String)>), BootError> {
         let mut accounts = Vec::new();
         for wanted in wanted {
@@ -292,7 +296,7 @@ impl Boot<'_> {
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, bus };
+        let led = Led { registry: Arc::clone(&registry), drivers: tasks, outside };
         hooks::register(self.handle, self.phases, led)?;
         Ok((registry, named))
     }

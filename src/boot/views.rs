@@ -14,11 +14,11 @@ use super::reload::LastReload;
 use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
 use crate::clock::Clock;
 use crate::engines::{EngineRegistry, Engines};
-use crate::redis::Redis;
 use crate::http::{
     Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
     ShutdownStage, ShutdownStatus, ShutdownTrigger,
 };
+use crate::redis::Redis;
 
 /// What all views read.
 #[derive(Debug, Clone)]

@@ -111,7 +111,10 @@ impl RedisBus {
     /// The bus of this instance on the channel `<prefix>:bus`, and its two tasks, which the caller runs and tracks.
     pub fn new(redis: &Redis, prefix: &str, instance: &Arc<str>) -> (Self, Publisher, Listener) {
         metrics::describe_counter!("hotgo_bus_published_total", "Messages sent to other instances");
-        metrics::describe_counter!("hotgo_bus_dropped_total", "Messages not sent: the queue was full or Redis not there");
+        metrics::describe_counter!(
+            "hotgo_bus_dropped_total",
+            "Messages not sent: the queue was full or Redis not there"
+        );
         metrics::describe_counter!("hotgo_bus_heard_total", "Messages of other instances");
         let channel: Arc<str> = format!("{prefix}:bus").into();
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -123,8 +126,7 @@ impl RedisBus {
             jobs,
             connection: None,
         };
-        let listener =
-            Listener { redis: redis.clone(), channel, instance: Arc::clone(instance), heard: heard.clone() };
+        let listener = Listener { redis: redis.clone(), channel, instance: Arc::clone(instance), heard: heard.clone() };
         (Self { queue, heard }, publisher, listener)
     }
 }
@@ -150,7 +152,9 @@ impl Bus for RedisBus {
             }
         };
         if timeout(FLUSH, flushing).await.is_err() {
-            tracing::warn!("the last messages to other instances were not sent in time; they find all of it in the database");
+            tracing::warn!(
+                "the last messages to other instances were not sent in time; they find all of it in the database"
+            );
         }
     }
 }
@@ -174,7 +178,7 @@ impl Publisher {
     /// Publishes until it is stopped. What could not be sent is dropped: it is old by the time Redis is back.
     pub async fn run(self, stop: CancellationToken) {
         // Stopped in the middle of a batch it drops that, too.
-        stop.run_until_cancelled(self.publish()).await.unwrap_or(())
+        stop.run_until_cancelled(self.publish()).await.unwrap_or(());
     }
 
     async fn publish(mut self) {
@@ -245,7 +249,7 @@ impl Listener {
                 wait = (wait * 2).min(RETRY_MOST);
             }
         };
-        stop.run_until_cancelled(listening).await.unwrap_or(())
+        stop.run_until_cancelled(listening).await.unwrap_or(());
     }
 
     async fn listen(&self, wait: &mut Duration) -> RedisFailure {
@@ -264,7 +268,7 @@ impl Listener {
                 },
                 _ = tick.tick() => match timeout(ANSWER, pinger.ping::<redis::Value>()).await {
                     Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return classified(error),
+                    Ok(Err(error)) => return classified(&error),
                     Err(_) => return RedisFailure::TimedOut,
                 },
             }
@@ -306,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_message_arrives_as_it_was_sent_and_not_at_its_sender() {
-        let started = Recorded { seq: Seq(9), at: Timestamp::from_micros(1), event: Event::Started { epoch: Epoch(3) } };
+        let started =
+            Recorded { seq: Seq(9), at: Timestamp::from_micros(1), event: Event::Started { epoch: Epoch(3) } };
         for message in [
             events(3, 10),
             Message::Events { account: ACCOUNT, events: [started].into() },

@@ -66,7 +66,9 @@ impl fmt::Debug for RedisConfig {
 /// What is wrong with it, and the remedy.
 pub fn parse_redis_url(text: &str) -> Result<ConnectionInfo, String> {
     let Some(url) = redis::parse_redis_url(text) else {
-        return Err("is no URL of a Redis server; write such as redis://host:6379/0 or unix:///run/redis.sock".to_owned());
+        return Err(
+            "is no URL of a Redis server; write such as redis://host:6379/0 or unix:///run/redis.sock".to_owned()
+        );
     };
     match url.scheme() {
         "redis" | "unix" | "redis+unix" => {}
@@ -94,10 +96,14 @@ mod tests {
 
     #[test]
     fn a_url_names_a_server_over_tcp_or_a_unix_socket() {
-        for good in ["redis://127.0.0.1", "redis://u:p@host:6380/3", "unix:///run/redis.sock?db=2", "redis+unix:///r.sock"] {
+        for good in
+            ["redis://127.0.0.1", "redis://u:p@host:6380/3", "unix:///run/redis.sock?db=2", "redis+unix:///r.sock"]
+        {
             assert!(parse_redis_url(good).is_ok(), "{good}");
         }
-        for bad in ["", "localhost:6379", "rediss://host", "http://host", "redis://", "redis://host/x", "unix:///s?pass=p"] {
+        for bad in
+            ["", "localhost:6379", "rediss://host", "http://host", "redis://", "redis://host/x", "unix:///s?pass=p"]
+        {
             assert!(parse_redis_url(bad).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind,
+};
 use tokio::time::timeout;
 
 use crate::config::{RedisConfig, parse_redis_url};
@@ -162,16 +164,16 @@ impl Redis {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        self.guarded(IN_ALL, async {
-            let pooled = Connection::from(self.0.pool.get().await.map_err(no_connection)?);
-            let result = work(MultiplexedConnection::clone(&pooled)).await.map_err(classified);
+        let asking = Box::pin(async {
+            let pooled = self.0.pool.get().await.map_err(|error| no_connection(&error))?;
+            let result = work(MultiplexedConnection::clone(&pooled)).await.map_err(|error| classified(&error));
             if matches!(&result, Err(failure) if !matches!(failure, RedisFailure::Refused { .. })) {
                 // What comes late over this connection must not meet the next caller.
                 drop(Connection::take(pooled));
             }
             result
-        })
-        .await
+        });
+        self.guarded(IN_ALL, asking).await
     }
 
     /// One command, as [`Redis::run`].
@@ -194,7 +196,7 @@ impl Redis {
             redis::cmd("PING").query_async::<()>(&mut connection).await?;
             Ok(connection)
         };
-        self.guarded(CONNECT * 2, async { connecting.await.map_err(classified) }).await
+        self.over(CONNECT * 2, Box::pin(connecting)).await
     }
 
     /// Does something over a connection that [`Redis::connect`] made, bounded in time and as far as the breaker lets it.
@@ -206,7 +208,7 @@ impl Redis {
         limit: Duration,
         work: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, RedisFailure> {
-        self.guarded(limit, async { work.await.map_err(classified) }).await
+        self.guarded(limit, async { work.await.map_err(|error| classified(&error)) }).await
     }
 
     /// A connection of its own that hears what is published on a channel.
@@ -215,11 +217,11 @@ impl Redis {
     /// See [`RedisFailure`].
     pub async fn subscribe(&self, channel: &str) -> Result<PubSub, RedisFailure> {
         let subscribing = async {
-            let mut subscriber = self.0.client.get_async_pubsub().await.map_err(classified)?;
-            subscriber.subscribe(channel).await.map_err(classified)?;
+            let mut subscriber = self.0.client.get_async_pubsub().await?;
+            subscriber.subscribe(channel).await?;
             Ok(subscriber)
         };
-        self.guarded(CONNECT * 2, subscribing).await
+        self.over(CONNECT * 2, Box::pin(subscribing)).await
     }
 
     /// Closes the pool. Later commands fail.
@@ -302,7 +304,7 @@ fn settings(response: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(response))
 }
 
-fn no_connection(error: PoolError) -> RedisFailure {
+fn no_connection(error: &PoolError) -> RedisFailure {
     match error {
         PoolError::Timeout(_) => RedisFailure::TimedOut,
         PoolError::Backend(error) => classified(error),
@@ -311,7 +313,7 @@ fn no_connection(error: PoolError) -> RedisFailure {
 }
 
 /// What an error of the client says about the server.
-pub(crate) fn classified(error: redis::RedisError) -> RedisFailure {
+pub(crate) fn classified(error: &redis::RedisError) -> RedisFailure {
     // It answers, but will not do anything for anybody before it is itself again.
     let useless = [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown, ServerErrorKind::ClusterDown];
     match (error.kind(), error.code()) {

@@ -10,8 +10,7 @@ use super::support::{RedisServer, eventually};
 const LONG: Duration = Duration::from_secs(20);
 
 pub(super) fn open(server: &RedisServer) -> Redis {
-    let config =
-        RedisConfig { url: Some(server.url()), password_file: None, prefix: "test".to_owned(), signals: None };
+    let config = RedisConfig { url: Some(server.url()), password_file: None, prefix: "test".to_owned(), signals: None };
     Redis::open(&config).unwrap().unwrap()
 }
 

@@ -31,13 +31,7 @@ async fn prepared(point: &str) -> Held {
 }
 
 /// However it ended: the next process leaves exactly one order and an empty stream.
-async fn decided_once(
-    redis: &RedisServer,
-    installation: &mut Installation,
-    load: &Load,
-    robot: &Robot,
-    point: &str,
-) {
+async fn decided_once(redis: &RedisServer, installation: &mut Installation, load: &Load, robot: &Robot, point: &str) {
     let server = installation.start().await;
     load.note(&decided(&server, point).await);
     redis.all_acknowledged().await;

@@ -15,11 +15,16 @@ const FIELD: &[u8] = b"signal";
 const MAX_BYTES: usize = 16 * 1024;
 const MAX_ID_CHARS: usize = 128;
 
+/// Names and values, in their order.
+pub(super) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+/// An entry's id and fields.
+pub(super) type Found = (String, Fields);
+
 /// An entry as it stands on the stream, and how often it was delivered, this time included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: String,
-    pub(super) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) fields: Fields,
     pub(super) deliveries: u32,
     /// How long it has stood there, by Redis's own clock.
     pub(super) age: Duration,
@@ -46,21 +51,21 @@ impl Entry {
 }
 
 /// The entries in the answer of XREADGROUP for one stream.
-pub(super) fn read_reply(reply: Value) -> Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> {
+pub(super) fn read_reply(reply: Value) -> Vec<Found> {
     let mut streams = array(reply).into_iter();
     let mut stream = array(streams.next().unwrap_or(Value::Nil)).into_iter();
     entries(stream.nth(1).unwrap_or(Value::Nil))
 }
 
 /// Where to go on, and the entries, in the answer of XAUTOCLAIM.
-pub(super) fn claim_reply(reply: Value) -> (String, Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>) {
+pub(super) fn claim_reply(reply: Value) -> (String, Vec<Found>) {
     let mut parts = array(reply).into_iter();
     let next = parts.next().and_then(string).unwrap_or_else(|| "0-0".to_owned());
     (next, entries(parts.next().unwrap_or(Value::Nil)))
 }
 
 /// What has another shape is left out: one odd entry must not keep the others from being read.
-fn entries(reply: Value) -> Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> {
+fn entries(reply: Value) -> Vec<Found> {
     let entry = |value: Value| {
         let mut parts = array(value).into_iter();
         let id = string(parts.next()?)?;

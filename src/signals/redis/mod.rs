@@ -80,13 +80,15 @@ enum Verdict {
 
 /// The robot whose entries stay in order; those without one have a lane of their own.
 type Lane = Option<RobotId>;
+/// An entry, and what it asks for, or why it asks for nothing.
+type Waiting = (Entry, Result<Command, String>);
 
 /// Entries that were read and are not done with.
 #[derive(Default)]
 struct Held {
     ids: HashSet<String>,
     /// The entries that wait for the one before them. A lane is here as long as one of its entries is being worked on.
-    lanes: HashMap<Lane, VecDeque<(Entry, Result<Command, String>)>>,
+    lanes: HashMap<Lane, VecDeque<Waiting>>,
     working: JoinSet<()>,
     /// Whose each task is; a task that panics cannot say so itself.
     worked_on: HashMap<Id, (Lane, String)>,
@@ -96,7 +98,10 @@ impl StreamIntake {
     /// Over this.
     pub fn new(deps: StreamIntakeDeps) -> Self {
         let StreamIntakeDeps { redis, config, instance, commands, gate, clock, ttl, finish } = deps;
-        metrics::describe_counter!("hotgo_stream_entries_total", "Entries of the signal stream, by what became of them");
+        metrics::describe_counter!(
+            "hotgo_stream_entries_total",
+            "Entries of the signal stream, by what became of them"
+        );
         let stream = Stream::new(&config, &instance);
         Self { redis, stream, max_tries: config.max_tries, commands, gate, clock, ttl, finish }
     }
@@ -132,7 +137,10 @@ impl StreamIntake {
         }
         let finishing = async { while held.working.join_next().await.is_some() {} };
         if timeout(self.finish, finishing).await.is_err() {
-            tracing::warn!(entries = held.working.len(), "entries are left on the stream undecided, or decided and not acknowledged");
+            tracing::warn!(
+                entries = held.working.len(),
+                "entries are left on the stream undecided, or decided and not acknowledged"
+            );
         }
         // Commands that are given up here are decided all the same, or not at all: whoever takes the entry finds out.
         held.working.shutdown().await;
@@ -258,7 +266,8 @@ impl StreamIntake {
     async fn take_off(&self, entry: &Entry, pipeline: &Pipeline, stop: &CancellationToken) {
         let mut wait = RETRY_FIRST;
         for _ in 0..TAKE_OFF_TRIES {
-            let taking = self.redis.run(|mut connection| async move { pipeline.query_async::<()>(&mut connection).await });
+            let taking =
+                self.redis.run(|mut connection| async move { pipeline.query_async::<()>(&mut connection).await });
             let Err(failure) = taking.await else { return };
             tracing::debug!(entry = %entry.id, %failure, "an entry was not taken off the stream");
             if stop.run_until_cancelled(sleep(wait)).await.is_none() {

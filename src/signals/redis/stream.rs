@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, claim_reply, millis_of, read_reply};
+use super::entry::{Entry, Found, claim_reply, millis_of, read_reply};
 use crate::config::RedisSignalsConfig;
 use crate::redis::{Redis, RedisFailure, classified};
 
@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 /// A consumer that has nothing and did nothing for so long is gone: each start has a name of its own.
-const GONE_AFTER: Duration = Duration::from_secs(3_600);
+const GONE_AFTER: Duration = Duration::from_hours(1);
 /// Dead letters are kept up to about this many.
 const MAX_DEAD: usize = 10_000;
 
@@ -117,15 +117,15 @@ impl Reader {
             let mut wait = RETRY_FIRST;
             loop {
                 let Err(failure) = self.read(&out, &mut wait).await else { return };
-                match &failure {
-                    RedisFailure::Open => {}
-                    _ => tracing::warn!(stream = %self.stream.key, %failure, "signals are not read; trying again"),
+                // The breaker has said so.
+                if !matches!(failure, RedisFailure::Open) {
+                    tracing::warn!(stream = %self.stream.key, %failure, "signals are not read; trying again");
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(RETRY_MOST);
             }
         };
-        stop.run_until_cancelled(reading).await.unwrap_or(())
+        stop.run_until_cancelled(reading).await.unwrap_or(());
     }
 
     /// Reads over one connection. Ends well only if nobody takes the entries any more.
@@ -163,7 +163,7 @@ impl Reader {
     async fn ensure_group(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisFailure> {
         let mut make = redis::cmd("XGROUP");
         make.arg("CREATE").arg(&self.stream.key).arg(&self.stream.group).arg("0").arg("MKSTREAM");
-        match make.query_async::<()>(connection).await.map_err(classified) {
+        match make.query_async::<()>(connection).await.map_err(|error| classified(&error)) {
             Err(RedisFailure::Refused { code, .. }) if code == "BUSYGROUP" => Ok(()),
             Ok(()) => {
                 tracing::info!(stream = %self.stream.key, group = %self.stream.group, "consumer group made");
@@ -176,7 +176,8 @@ impl Reader {
     async fn forget_gone_consumers(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisFailure> {
         let mut ask = redis::cmd("XINFO");
         ask.arg("CONSUMERS").arg(&self.stream.key).arg(&self.stream.group);
-        let consumers: Vec<HashMap<String, Value>> = ask.query_async(connection).await.map_err(classified)?;
+        let consumers: Vec<HashMap<String, Value>> =
+            ask.query_async(connection).await.map_err(|error| classified(&error))?;
         for consumer in consumers {
             let number = |name: &str| match consumer.get(name) {
                 Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
@@ -187,7 +188,7 @@ impl Reader {
             if number("pending") == 0 && number("idle") > millis(GONE_AFTER) {
                 let mut forget = redis::cmd("XGROUP");
                 forget.arg("DELCONSUMER").arg(&self.stream.key).arg(&self.stream.group).arg(name);
-                forget.query_async::<()>(connection).await.map_err(classified)?;
+                forget.query_async::<()>(connection).await.map_err(|error| classified(&error))?;
             }
         }
         Ok(())
@@ -199,7 +200,7 @@ impl Reader {
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(group).arg(consumer).arg("COUNT").arg(BATCH).arg("BLOCK").arg(millis(BLOCK));
         read.arg("STREAMS").arg(key).arg(">");
-        let found = read_reply(read.query_async(connection).await.map_err(classified)?);
+        let found = read_reply(read.query_async(connection).await.map_err(|error| classified(&error))?);
         self.aged(connection, found, &HashMap::new()).await
     }
 
@@ -212,14 +213,15 @@ impl Reader {
         let Stream { key, group, consumer, claim_after, .. } = &self.stream;
         let mut claim = redis::cmd("XAUTOCLAIM");
         claim.arg(key).arg(group).arg(consumer).arg(millis(*claim_after)).arg(cursor).arg("COUNT").arg(BATCH);
-        let (next, found) = claim_reply(claim.query_async(connection).await.map_err(classified)?);
+        let (next, found) = claim_reply(claim.query_async(connection).await.map_err(|error| classified(&error))?);
         let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) else {
             return Ok((next, Vec::new()));
         };
         let mut pending = redis::cmd("XPENDING");
         // More than were claimed: others may stand in between.
         pending.arg(key).arg(group).arg(first).arg(last).arg(BATCH * 16).arg(consumer);
-        let rows: Vec<(String, String, u64, u32)> = pending.query_async(connection).await.map_err(classified)?;
+        let rows: Vec<(String, String, u64, u32)> =
+            pending.query_async(connection).await.map_err(|error| classified(&error))?;
         let deliveries = rows.into_iter().map(|(id, _, _, deliveries)| (id, deliveries)).collect();
         tracing::info!(stream = %key, entries = found.len(), "entries taken over");
         Ok((next, self.aged(connection, found, &deliveries).await?))
@@ -228,14 +230,15 @@ impl Reader {
     async fn aged(
         &self,
         connection: &mut MultiplexedConnection,
-        found: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>,
+        found: Vec<Found>,
         deliveries: &HashMap<String, u32>,
     ) -> Result<Vec<Entry>, RedisFailure> {
         if found.is_empty() {
             return Ok(Vec::new());
         }
         // Ids are by Redis's clock, which need not agree with ours.
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await.map_err(classified)?;
+        let (seconds, micros): (u64, u64) =
+            redis::cmd("TIME").query_async(connection).await.map_err(|error| classified(&error))?;
         let now_ms = seconds * 1_000 + micros / 1_000;
         let entry = |(id, fields): (String, _)| {
             let age = Duration::from_millis(now_ms.saturating_sub(millis_of(&id)));
