@@ -16,6 +16,7 @@ pub mod http;
 pub mod instance;
 pub mod market;
 pub mod orders;
+pub mod redis;
 pub mod robots;
 pub mod signals;
 pub mod store;

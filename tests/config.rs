@@ -81,6 +81,35 @@ fn the_shipped_config_file_is_accepted_and_read_from_the_working_directory() {
 }
 
 #[test]
+fn redis_is_absent_unless_it_has_a_url_and_signals_have_defaults_but_for_their_stream() {
+    let nothing = loaded("", &[]).config.redis;
+    assert_eq!((nothing.url, nothing.signals, nothing.prefix.as_str()), (None, None, "hotgo"));
+    let file = "redis:\n  url: redis://db.internal:6380/1\n  signals:\n    stream: desk\n";
+    let signals = loaded(file, &[]).config.redis.signals.unwrap();
+    assert_eq!((signals.group.as_str(), signals.max_tries, signals.claim_after_ms), ("hotgo", 5, 10_000));
+}
+
+#[test]
+fn a_redis_that_cannot_be_used_is_refused_with_a_remedy() {
+    refused("redis:\n  url: rediss://host\n", "redis.url", "rediss://host", "not supported");
+    refused("redis:\n  url: http://host\n", "redis.url", "http://host", "redis://");
+    refused("redis:\n  signals:\n    stream: desk\n", "redis.signals", "desk", "redis.url");
+    refused("redis:\n  prefix: a b\n", "redis.prefix", "a b", "without spaces");
+    let file = "redis:\n  url: redis://h\n  signals: {stream: desk, claim_after_ms: 5}\n";
+    refused(file, "redis.signals.claim_after_ms", "5", "at least 1000");
+    refused("redis:\n  password_file: no-such-file\n", "redis.password_file", "no-such-file", "cannot be read");
+}
+
+#[test]
+fn a_password_in_the_url_of_redis_is_shown_nowhere() {
+    let loaded = loaded("redis:\n  url: redis://desk:hunter2@db.internal/0\n", &[]);
+    let shown = format!("{:?} {:?}", loaded.config, loaded.settings());
+    assert!(!shown.contains("hunter2") && shown.contains("db.internal"), "{shown}");
+    let refusals = problems("redis:\n  url: http://desk:hunter2@db.internal/0\n", &[]);
+    assert!(!format!("{refusals:?}").contains("hunter2"), "{refusals:?}");
+}
+
+#[test]
 fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     let file = "server:\n  bind: 127.0.0.1:1\n  max_connections: 7\ntrading:\n  queue: 9\n";
     let env = [("HOTGO__SERVER__BIND", "127.0.0.1:2"), ("HOTGO__SERVER__MAX_CONNECTIONS", "8")];

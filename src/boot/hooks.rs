@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{BootError, Phases};
+use crate::bus::Bus;
 use crate::engines::{EngineRegistry, Engines, Farewell, Stage};
 use crate::instance::Instances;
 use crate::stream::Drain;
@@ -24,12 +25,21 @@ pub(super) fn late<F>(_: Rejected<F>) -> BootError {
 pub(super) struct Led {
     pub(super) registry: Arc<EngineRegistry>,
     pub(super) drivers: Vec<(String, Task<Farewell>)>,
+    pub(super) outside: Outside,
+}
+
+/// Who is told.
+pub(super) struct Outside {
+    /// Websockets, that the server stops.
     pub(super) draining: watch::Sender<Option<Drain>>,
+    /// Other instances, by the database.
     pub(super) instances: Instances,
+    /// Other instances, by the bus.
+    pub(super) bus: Arc<dyn Bus>,
 }
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
-    let Led { registry, drivers, draining, instances } = led;
+    let Led { registry, drivers, outside: Outside { draining, instances, bus } } = led;
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
             let drain = match cx.reason() {
@@ -75,6 +85,7 @@ pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Res
                     ));
                 }
             }
+            bus.flush().await;
         })
         .map_err(late)?;
     Ok(())

@@ -6,6 +6,7 @@ mod hooks;
 mod limits;
 mod parts;
 mod phases;
+mod redis;
 mod reload;
 mod venue;
 mod views;
@@ -22,6 +23,7 @@ use crate::admin::AdminError;
 use crate::config::Config;
 use crate::gateway::paper::PaperError;
 use crate::market::MarketError;
+use crate::redis::RedisSetupError;
 use crate::store::{StoreError, sqlite::OpenError};
 
 pub use data_dir::DataDir;
@@ -76,6 +78,9 @@ pub enum BootError {
     /// The market feed cannot be opened.
     #[error(transparent)]
     Market(#[from] MarketError),
+    /// Redis cannot be used as configured.
+    #[error(transparent)]
+    Redis(#[from] RedisSetupError),
     /// The private listener cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),

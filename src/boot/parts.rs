@@ -18,14 +18,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
-use super::hooks::{self, Led, late};
+use super::hooks::{self, Led, Outside, late};
 use super::limits;
 use super::reload::{LastReload, Reloader};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
-use crate::bus::{Alone, Bus};
+use crate::bus::{Bus, Message};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
@@ -36,7 +36,7 @@ use crate::http::{self, RateLimits};
 use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
-use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, Remote};
+use crate::signals::{Commands, IntakeGate, Remote};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::store::{InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
@@ -49,12 +49,14 @@ fn ms(millis: u64) -> Duration {
 }
 
 /// What every part is tied to.
-struct Boot<'a> {
-    config: &'a Config,
+pub(super) struct Boot<'a> {
+    pub(super) config: &'a Config,
     data_dir: &'a Path,
-    handle: &'a ShutdownHandle,
-    phases: Phases,
-    clock: Clock,
+    pub(super) handle: &'a ShutdownHandle,
+    pub(super) phases: Phases,
+    pub(super) clock: Clock,
+    /// This process, among all that ever ran.
+    pub(super) instance: Arc<str>,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -69,13 +71,17 @@ pub(super) async fn start(
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
-    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
+    let clock = Clock::start();
+    let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
+    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock, instance };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
+    let redis = boot.redis()?;
+    let bus = boot.bus(redis.as_ref())?;
     // The demo trades an account of its own instead of the configured ones: it must not touch them.
     let accounts = if options.demo { vec![AccountConfig::paper(demo::LABEL)] } else { config.trading.accounts.clone() };
     let venues = boot.venues(&accounts).await?;
@@ -84,33 +90,35 @@ pub(super) async fn start(
     if !options.replay {
         go.cancel();
     }
-    let bus: Arc<dyn Bus> = Arc::new(Alone::default());
     let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
     let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
     let place = (serves_at, options.build_id.as_str());
     let (registry, instances, accounts) =
-        boot.engines(accounts, &store, &venues, &prices, &hub, draining, place).await?;
+        boot.engines(accounts, &store, &venues, &prices, &hub, (draining, &bus), place).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
+    let intake = boot.intake();
     let views = Views {
         handle: handle.clone(),
         registry: Arc::clone(&registry),
         store_is_well: boot.watch_store(&store)?,
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
-        instance: Arc::clone(instances.id()),
+        instance: Arc::clone(&boot.instance),
         sessions: sessions.clone(),
+        redis: redis.clone(),
         last_reload,
     };
     boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let commands = boot.commands(&store, &registry, &bus, &hub)?;
+    boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
-    let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, websockets);
+    let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, intake, websockets);
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
@@ -133,9 +141,20 @@ pub(super) fn announce(line: &str) {
     let _unheard = std::io::stdout().flush();
 }
 
+/// What people call this process.
+fn instance_name(config: &Config) -> String {
+    let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+    config.instance.name.clone().or_else(host).unwrap_or_else(|| "main".to_owned())
+}
+
 impl Boot<'_> {
     /// Runs a future until its phase, which waits for it.
-    fn run<F>(&self, phase: PhaseId, name: impl Into<String>, future: F) -> Result<Task<F::Output>, BootError>
+    pub(super) fn run<F>(
+        &self,
+        phase: PhaseId,
+        name: impl Into<String>,
+        future: F,
+    ) -> Result<Task<F::Output>, BootError>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -262,10 +281,9 @@ impl Boot<'_> {
         venues: &Venues,
         prices: &MarketHub,
         hub: &Arc<Hub>,
-        draining: watch::Sender<Option<stream::Drain>>,
+        outside: (watch::Sender<Option<stream::Drain>>, &Arc<dyn Bus>),
         place: (SocketAddr, &str),
     ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
-        let id = self.instance_id();
         let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
         for wanted in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
@@ -283,7 +301,7 @@ impl Boot<'_> {
                 clock: self.clock,
                 namespace: self.config.trading.namespace.clone(),
                 limits: self.config.trading.limits.clone(),
-                owner: Arc::clone(&id),
+                owner: Arc::clone(&self.instance),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
                 hand_over: ms(self.config.instance.hand_over_ms),
                 // The database file's own lock: no other living process writes it.
@@ -305,34 +323,26 @@ impl Boot<'_> {
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        let instances = self.instances(id, able, store, &registry, place)?;
-        let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, instances: instances.clone() };
+        let (draining, bus) = outside;
+        let instances = self.instances(able, store, &registry, bus, place)?;
+        let outside = Outside { draining, instances: instances.clone(), bus: Arc::clone(bus) };
+        let led = Led { registry: Arc::clone(&registry), drivers: tasks, outside };
         hooks::register(self.handle, self.phases, led)?;
         Ok((registry, instances, named))
-    }
-
-    /// Unique per process start.
-    fn instance_id(&self) -> Arc<str> {
-        format!("{}-{}-{}", self.instance_name(), std::process::id(), self.clock.now().micros()).into()
-    }
-
-    fn instance_name(&self) -> String {
-        let host = || nix::unistd::gethostname().ok()?.into_string().ok();
-        self.config.instance.name.clone().or_else(host).unwrap_or_else(|| "main".to_owned())
     }
 
     /// It says that it lives until all that it owned is given up.
     fn instances(
         &self,
-        id: Arc<str>,
         accounts: Vec<AccountId>,
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
+        bus: &Arc<dyn Bus>,
         (address, build_id): (SocketAddr, &str),
     ) -> Result<Instances, BootError> {
         let row = InstanceRow {
-            id,
-            name: self.instance_name(),
+            id: Arc::clone(&self.instance),
+            name: instance_name(self.config),
             address: address.to_string(),
             build_id: build_id.to_owned(),
             accounts,
@@ -341,8 +351,12 @@ impl Boot<'_> {
         };
         // The database file's own lock: no other living process writes it.
         let settings = instance::Settings { row, ttl: ms(self.config.trading.lease_ttl_ms), alone: true };
-        let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), || {});
+        let told = Arc::clone(bus);
+        let tell = move || told.publish(Message::Instances);
+        let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), tell);
         let stop = self.handle.token(self.phases.close_streams);
+        let news = instances.clone().hear(bus.subscribe(), stop.clone());
+        self.run(self.phases.close_streams, "news of instances", news)?;
         self.run(self.phases.close_streams, "instances", instances.clone().run(stop))?;
         Ok(instances)
     }
@@ -463,9 +477,9 @@ impl Boot<'_> {
         auth: Authenticator,
         views: &Views,
         rates: Arc<RateLimits>,
+        intake: IntakeGate,
         websockets: axum::Router,
     ) -> axum::Router {
-        let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
         let health = views.clone();
         let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
         http::router(http::Deps {
@@ -475,7 +489,7 @@ impl Boot<'_> {
             auth: Arc::new(auth),
             health: Arc::new(move || health.health()),
             instances: instances.seen(),
-            intake: IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed)),
+            intake,
             shutdown: Arc::new(views.clone()),
             clock: self.clock,
             rates,

@@ -18,6 +18,7 @@ use crate::http::{
     Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
     ShutdownStage, ShutdownStatus, ShutdownTrigger,
 };
+use crate::redis::Redis;
 
 /// What all views read.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ pub(super) struct Views {
     pub(super) build_id: Arc<str>,
     pub(super) instance: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
+    pub(super) redis: Option<Redis>,
     pub(super) last_reload: watch::Receiver<Option<LastReload>>,
 }
 
@@ -71,6 +73,16 @@ impl Views {
         } else {
             HealthStatus::Failing
         };
+        // Everything goes on without Redis, only slower: its check comes after the verdict, and can only lessen an `ok`.
+        let status = match &self.redis {
+            Some(redis) => {
+                let ok = redis.is_well();
+                let detail = if ok { "answers" } else { "degraded: does not answer; everything goes on without it" };
+                checks.push(Check { name: "redis".into(), ok, detail: detail.into() });
+                if status == HealthStatus::Ok && !ok { HealthStatus::Degraded } else { status }
+            }
+            None => status,
+        };
         let phase = if status == HealthStatus::Draining {
             self.phase(&self.handle.progress().borrow()).into()
         } else {
@@ -88,7 +100,7 @@ impl Views {
             pid: std::process::id(),
             uptime_ms: ms(self.clock.uptime()),
             phase: self.phase(&progress),
-            ready: self.health().status == HealthStatus::Ok,
+            ready: self.health().status.is_ready(),
             reason: self.handle.reason().map(|reason| reason.to_string()),
             deadline_remaining_ms: progress.deadline.map(|at| ms(at.saturating_duration_since(now))),
             phases: progress.phases.iter().map(phase_report).collect(),

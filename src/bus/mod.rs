@@ -1,12 +1,16 @@
 //! What instances tell each other so that things happen sooner. Never a source of truth: every message may be lost, and whoever
 //! needs what it was about finds it in the database.
 
+mod redis;
+
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use trading::event::Recorded;
 use trading::ids::{AccountId, Seq};
+
+pub use self::redis::{Listener, Publisher, RedisBus};
 
 /// What instances tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -144,9 +144,11 @@ impl From<BootError> for Failure {
                 (ExitCode::Damaged, Some("the venue's ledger was left as it is; restore a copy of it"))
             }
             BootError::Systemd(_) => (ExitCode::ConfigInvalid, Some("unset the variable to run without systemd")),
-            BootError::Bind { .. } | BootError::Market(_) | BootError::Setting { .. } | BootError::Phases(_) => {
-                (ExitCode::ConfigInvalid, None)
-            }
+            BootError::Bind { .. }
+            | BootError::Market(_)
+            | BootError::Redis(_)
+            | BootError::Setting { .. }
+            | BootError::Phases(_) => (ExitCode::ConfigInvalid, None),
             _ => (ExitCode::Unexpected, None),
         };
         let failure = Self::of(code, &error);

@@ -10,6 +10,7 @@ mod error;
 mod load;
 mod market;
 mod network;
+mod redis;
 mod sections;
 mod show;
 mod shutdown;
@@ -22,6 +23,7 @@ pub use error::{ConfigError, Fault, Problem};
 pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use network::{Network, NoNetwork};
+pub use redis::{RedisConfig, RedisSignalsConfig, parse_redis_url};
 pub use sections::{
     AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig,
 };
@@ -51,6 +53,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// This process among others.
     pub instance: InstanceConfig,
+    /// Redis, if any.
+    pub redis: RedisConfig,
     /// Accounts, limits, leases.
     pub trading: TradingConfig,
     /// The venues.

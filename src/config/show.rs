@@ -59,9 +59,12 @@ pub fn redact(key: &str, value: &str) -> String {
     if !name.ends_with("_file") && SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
         return REDACTED.to_owned();
     }
-    match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
-        Some((scheme, host)) => format!("{scheme}://{REDACTED}@{host}"),
-        None => value.to_owned(),
+    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
+    let place = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("{REDACTED}@{host}"));
+    // Of a Unix socket's URL the password is a parameter.
+    match place.split_once('?') {
+        Some((place, parameters)) if parameters.contains("pass") => format!("{scheme}://{place}?{REDACTED}"),
+        _ => format!("{scheme}://{place}"),
     }
 }
 
@@ -77,6 +80,9 @@ mod tests {
         assert_eq!(redact("trading.accounts[0].secret_file", "/etc/hotgo/key"), "/etc/hotgo/key");
         assert_eq!(redact("store.url", "postgres://hotgo:p@ss@db/hotgo"), "postgres://[redacted]@db/hotgo");
         assert_eq!(redact("store.url", "postgres://db/hotgo"), "postgres://db/hotgo");
+        assert_eq!(redact("redis.url", "redis://:p@ss@127.0.0.1:6379/0"), "redis://[redacted]@127.0.0.1:6379/0");
+        assert_eq!(redact("redis.url", "unix:///run/r.sock?pass=p"), "unix:///run/r.sock?[redacted]");
+        assert_eq!(redact("redis.url", "unix:///run/r.sock?db=1"), "unix:///run/r.sock?db=1");
         assert_eq!(redact("server.bind", "127.0.0.1:8000"), "127.0.0.1:8000");
     }
 }

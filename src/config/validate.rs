@@ -11,6 +11,7 @@ use trading::market::Symbol;
 use trading::money::{Price, Qty};
 
 use super::binance::{endpoint_fault, secret_file_fault};
+use super::redis::parse_redis_url;
 use super::{AccountConfig, BINANCE, Config, MarketSource, PAPER, ReplayConfig, SymbolConfig};
 
 /// A lease shorter than this is lost to an ordinary pause of the disk or the scheduler.
@@ -19,6 +20,9 @@ const MIN_LEASE_TTL_MS: u64 = 3_000;
 const MAX_RECV_WINDOW_MS: u64 = 60_000;
 /// No queue needs more, and its memory is bounded by it.
 const MAX_QUEUE: usize = 1_000_000;
+
+/// A consumer that lives says so three times as often as this.
+const MIN_CLAIM_AFTER_MS: u64 = 1_000;
 
 /// A value that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +47,7 @@ pub fn validate(config: &Config) -> Vec<Unfit> {
     binance(config, &mut faults);
     market(config, &mut faults);
     stream(config, &mut faults);
+    redis(config, &mut faults);
     shutdown(config, &mut faults);
     faults.0
 }
@@ -429,6 +434,42 @@ fn stream(config: &Config, faults: &mut Faults) {
         ("stream.auth_timeout_ms", stream.auth_timeout_ms),
         ("stream.ping_interval_ms", stream.ping_interval_ms),
     ]);
+}
+
+fn redis(config: &Config, faults: &mut Faults) {
+    let redis = &config.redis;
+    let parsed = redis.url.as_deref().map(|url| (url, parse_redis_url(url)));
+    if let Some((url, Err(fault))) = &parsed {
+        faults.add("redis.url", url, fault);
+    }
+    if let Some(path) = &redis.password_file {
+        if let Some(fault) = secret_file_fault(path) {
+            faults.add("redis.password_file", path.display(), fault);
+        }
+        let twice = matches!(&parsed, Some((_, Ok(info))) if info.redis_settings().password().is_some());
+        let remedy = "the password stands in redis.url too; take it out there";
+        faults.agree(!twice, "redis.password_file", path.display(), &["redis.url"], remedy);
+    }
+    let plain = |text: &str| (1..=200).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let names = "use 1 to 200 ASCII characters without spaces, such as hotgo";
+    faults.unless(plain(&redis.prefix), "redis.prefix", &redis.prefix, names);
+    let Some(signals) = &redis.signals else { return };
+    faults.agree(
+        redis.url.is_some(),
+        "redis.signals",
+        &signals.stream,
+        &["redis.url"],
+        "needs a server; write its URL to redis.url, or remove redis.signals",
+    );
+    faults.unless(plain(&signals.stream), "redis.signals.stream", &signals.stream, names);
+    faults.unless(plain(&signals.group), "redis.signals.group", &signals.group, names);
+    faults.above_zero(&[("redis.signals.max_tries", signals.max_tries)]);
+    faults.unless(
+        signals.claim_after_ms >= MIN_CLAIM_AFTER_MS,
+        "redis.signals.claim_after_ms",
+        signals.claim_after_ms,
+        format!("must be at least {MIN_CLAIM_AFTER_MS}: entries would be taken from consumers that live"),
+    );
 }
 
 /// What a shutdown that keeps to its rules may take beyond its deadline: `Plan::overrun` of the phases in `boot`.

@@ -24,12 +24,24 @@ use crate::clock::Clock;
 pub enum HealthStatus {
     /// Ready: every engine is recovered and the store answers.
     Ok,
+    /// Ready: something that only makes things quicker does not answer.
+    Degraded,
     /// Not ready yet.
     Starting,
     /// A shutdown has begun.
     Draining,
     /// A check fails.
     Failing,
+}
+
+impl HealthStatus {
+    /// Whether to send it work.
+    pub fn is_ready(self) -> bool {
+        match self {
+            Self::Ok | Self::Degraded => true,
+            Self::Starting | Self::Draining | Self::Failing => false,
+        }
+    }
 }
 
 /// One thing that was checked.
@@ -48,7 +60,7 @@ pub struct Check {
 /// How the server stands at this moment. Made for each health request, so it reads what others keep up to date.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSnapshot {
-    /// Ready only if [`HealthStatus::Ok`].
+    /// Ready if [`HealthStatus::is_ready`].
     pub status: HealthStatus,
     /// The phase of its life: `serving`, or the shutdown's phase.
     pub phase: Cow<'static, str>,
@@ -99,7 +111,7 @@ pub(super) async fn method_not_allowed() -> Response {
 
 /// How the server stands
 ///
-/// 200 if it is ready, 503 if it is starting, draining or failing.
+/// 200 if it is ready, 503 if it is starting, draining or failing. `degraded` is ready: everything works, some of it slower.
 #[utoipa::path(get, path = "/api/health", tag = "health", security(()), responses(
     (status = 200, description = "Ready", body = Health),
     (status = 503, description = "Starting, draining or failing", body = Health),
@@ -145,10 +157,7 @@ async fn ready(State(state): State<HealthState>) -> Response {
 }
 
 fn status_of(status: HealthStatus) -> StatusCode {
-    match status {
-        HealthStatus::Ok => StatusCode::OK,
-        HealthStatus::Starting | HealthStatus::Draining | HealthStatus::Failing => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    if status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 fn answer(status: StatusCode, body: Bytes) -> Response {

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 16;
 ///
 /// # Errors
 /// [`Problem::Malformed`], [`Problem::TooDeep`] or [`Problem::Invalid`].
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let malformed = |detail: String| Problem::Malformed { detail };
     std::str::from_utf8(bytes).map_err(|error| malformed(format!("it is not UTF-8 ({error})")))?;
     // Depth first: then no later step meets a nesting that it must worry about.

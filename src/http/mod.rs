@@ -18,7 +18,7 @@ mod shutdown;
 
 pub(crate) use extract::{Json, OptionalJson, Params, Query, UndeclaredJson, peek_body};
 pub use health::{Check, HealthSnapshot, HealthStatus};
-pub(crate) use json::{Object, Text};
+pub(crate) use json::{Object, Text, parse as parse_json};
 pub use problem::{Invalid, Problem};
 pub use rate::{RateLimits, STOPPING};
 pub use router::{Deps, router};

@@ -5,13 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::api::Seen;
 use super::plan::{Desired, Looker, duty, plan};
+use crate::bus::Message;
 use crate::engines::{Duty, EngineRegistry};
 use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
 
@@ -100,6 +102,19 @@ impl Instances {
     /// Looks at once who lives and who has what: another instance said that something has changed.
     pub fn wake(&self) {
         self.asked.notify_one();
+    }
+
+    /// Wakes at what others say on the bus, until `stop`.
+    pub async fn hear(self, mut told: broadcast::Receiver<Arc<Message>>, stop: CancellationToken) {
+        loop {
+            match stop.run_until_cancelled(told.recv()).await {
+                Some(Ok(message)) if *message == Message::Instances => self.wake(),
+                Some(Ok(_)) => {}
+                // What was missed may have been such a message.
+                Some(Err(RecvError::Lagged(_))) => self.wake(),
+                Some(Err(RecvError::Closed)) | None => return,
+            }
+        }
     }
 
     /// Takes no account from now on, and hands those it has to others that can have them. Returns once the others know and

@@ -132,6 +132,14 @@ impl Commands {
         self
     }
 
+    /// The outcome of a command that was decided before, if it was.
+    ///
+    /// # Errors
+    /// The store could not be read.
+    pub async fn decided(&self, command: &Command) -> Result<Option<Record>, StoreError> {
+        self.store.find_command(&command.source, &command.dedup_key).await
+    }
+
     /// The outcome of a command: of an earlier one with its name, or of this one. If the account is traded elsewhere, its
     /// owner is waited for, bounded.
     ///

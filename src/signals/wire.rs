@@ -110,6 +110,28 @@ pub(super) struct SignalIn {
     expires_in_ms: Option<u64>,
 }
 
+/// A signal on a stream: as over REST, and its name besides.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamedIn {
+    /// Names this signal: the same id makes one order, however often it is sent.
+    pub(super) id: String,
+    robot: i64,
+    action: ActionIn,
+    qty: Option<Text<Qty>>,
+    order: Option<Object<OrderIn>>,
+    tif: Option<TifWire>,
+    expires_in_ms: Option<u64>,
+}
+
+impl StreamedIn {
+    /// As the core knows it. `ttl` holds if it names no expiry.
+    pub(super) fn parse(self, now: Timestamp, ttl: Duration) -> Result<Signal, Problem> {
+        let Self { robot, action, qty, order, tif, expires_in_ms, .. } = self;
+        SignalIn { robot, action, qty, order, tif, expires_in_ms }.parse(now, ttl)
+    }
+}
+
 /// A TradingView alert. Its `id` is its name: the same id makes one order, however often it is sent.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -28,6 +28,8 @@
 //! | invalid config on reload | faults/reload: an_invalid_configuration_changes_nothing_and_is_seen_in_log_and_status a_valid_configuration_changes_the_log_filter_and_the_limits_of_a_running_server systemd_hears_when_a_reload_begins_and_ends; blackbox_shutdown: sighup_does_not_end_the_process |
 //! | migration killed halfway | faults/strace_kill: strace_kills_a_migration_at_every_sync_and_it_goes_on_where_it_was |
 //! | two processes overlap | blackbox_crash: a_second_process_on_the_same_data_directory_is_refused |
+//! | Redis down, stalled, flushed | redis/server: a_start_without_redis_is_ready_and_degraded_and_takes_up_the_stream_when_redis_comes orders_continue_while_redis_is_killed_and_frozen_and_the_stream_goes_on_afterwards a_shutdown_waits_for_no_frozen_redis; redis/intake: after_flushall_orders_continue_and_nothing_is_replayed |
+//! | poison message on the stream | redis/intake: a_poison_entry_goes_to_the_dead_letters_with_the_reason_and_the_stream_moves_on an_entry_that_was_delivered_too_often_goes_to_the_dead_letters |
 //! | owner frozen past its lease | faults/lease: an_owner_frozen_past_its_lease_notices_when_it_thaws_and_takes_a_new_epoch_before_it_sends an_order_whose_owner_froze_between_commit_and_send_is_not_sent_under_the_old_epoch |
 
 #![allow(
@@ -77,7 +79,7 @@ fn table() -> Vec<(&'static str, &'static str, &'static str)> {
 fn every_row_of_the_fault_matrix_names_tests_that_exist() {
     let rows = table();
     let faults: std::collections::BTreeSet<&str> = rows.iter().map(|(fault, ..)| *fault).collect();
-    assert_eq!(faults.len(), 24, "{faults:?}");
+    assert_eq!(faults.len(), 26, "{faults:?}");
     for (fault, file, test) in rows {
         let path = format!("tests/{file}.rs");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{fault}: {path}: {error}"));

@@ -11,6 +11,7 @@ async fn health_needs_no_token_and_follows_the_server() {
     let world = World::new().await;
     for (status, ready, word) in [
         (HealthStatus::Ok, 200, "ok"),
+        (HealthStatus::Degraded, 200, "degraded"),
         (HealthStatus::Starting, 503, "starting"),
         (HealthStatus::Draining, 503, "draining"),
         (HealthStatus::Failing, 503, "failing"),

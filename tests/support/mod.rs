@@ -18,6 +18,7 @@ pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod faults;
 pub(crate) mod load;
+pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod strace;
 pub(crate) mod venue;
@@ -26,6 +27,7 @@ pub(crate) mod websocket;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use load::Load;
+pub(crate) use redis::RedisServer;
 pub(crate) use server::{CLEAN, Installation, Server, UNCLEAN};
 pub(crate) use venue::Venue;
 pub(crate) use wait::{eventually, within};

@@ -1,0 +1,67 @@
+//! Redis and what goes over it, where it is configured.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::BootError;
+use super::parts::Boot;
+use crate::bus::{Alone, Bus, RedisBus};
+use crate::redis::{Heartbeat, Redis};
+use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, StreamIntake, StreamIntakeDeps};
+
+impl Boot<'_> {
+    /// Redis, if it is configured. Nothing waits for it: it may come later, and go.
+    pub(super) fn redis(&self) -> Result<Option<Redis>, BootError> {
+        let config = &self.config.redis;
+        let Some(redis) = Redis::open(config)? else { return Ok(None) };
+        tracing::info!(address = %redis.address(), "Redis is used");
+        let about = serde_json::json!({ "pid": std::process::id(), "build": crate::build_info::BUILD_ID });
+        let heartbeat = Heartbeat::new(redis.clone(), &config.prefix, &self.instance, about.to_string());
+        let stop = self.handle.token(self.phases.close_stores);
+        let closing = redis.clone();
+        self.run(self.phases.close_stores, "redis", async move {
+            heartbeat.run(stop).await;
+            closing.close();
+        })?;
+        Ok(Some(redis))
+    }
+
+    /// The way to other instances.
+    pub(super) fn bus(&self, redis: Option<&Redis>) -> Result<Arc<dyn Bus>, BootError> {
+        let Some(redis) = redis else { return Ok(Arc::new(Alone::default())) };
+        let (bus, publisher, listener) = RedisBus::new(redis, &self.config.redis.prefix, &self.instance);
+        let stop = self.handle.token(self.phases.close_stores);
+        self.run(self.phases.close_stores, "bus publisher", publisher.run(stop.clone()))?;
+        self.run(self.phases.close_stores, "bus listener", listener.run(stop))?;
+        Ok(Arc::new(bus))
+    }
+
+    /// Whether signals are taken: until their phase begins, which waits for those that were let in.
+    pub(super) fn intake(&self) -> IntakeGate {
+        let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
+        IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed))
+    }
+
+    /// Takes signals from a stream, if one is configured.
+    pub(super) fn signals_from_redis(
+        &self,
+        redis: Option<&Redis>,
+        commands: &Commands,
+        gate: &IntakeGate,
+    ) -> Result<(), BootError> {
+        let (Some(redis), Some(config)) = (redis, &self.config.redis.signals) else { return Ok(()) };
+        let intake = StreamIntake::new(StreamIntakeDeps {
+            redis: redis.clone(),
+            config: config.clone(),
+            instance: Arc::clone(&self.instance),
+            commands: commands.clone(),
+            gate: gate.clone(),
+            clock: self.clock,
+            ttl: Duration::from_millis(self.config.trading.signal_ttl_ms),
+            finish: Duration::from_millis(self.config.shutdown.stop_signals_ms / 2),
+        });
+        let stop = self.handle.token(self.phases.stop_new_signals);
+        self.run(self.phases.stop_new_signals, "signals from redis", intake.run(stop))?;
+        Ok(())
+    }
+}
