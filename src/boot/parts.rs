@@ -35,8 +35,8 @@ use crate::http;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::{InstanceRow, Store};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
+use crate::store::{InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
 const STORE_PROBE: Duration = Duration::from_millis(500);
@@ -53,6 +53,9 @@ struct Boot<'a> {
     handle: &'a ShutdownHandle,
     phases: Phases,
     clock: Clock,
+    /// Where it serves.
+    address: SocketAddr,
+    build_id: &'a str,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -67,10 +70,12 @@ pub(super) async fn start(
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
-    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
+    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let (data_dir, build_id) = (data_dir.path(), options.build_id.as_str());
+    let boot = Boot { config, data_dir, handle, phases, clock: Clock::start(), address, build_id };
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
@@ -84,10 +89,7 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::new(config.stream.session_queue));
     let (draining, drain_notice) = watch::channel(None);
-    let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
-    let place = (serves_at, options.build_id.as_str());
-    let (registry, instances, accounts) =
-        boot.engines(accounts, &store, &venues, &prices, &hub, draining, place).await?;
+    let (registry, instances, accounts) = boot.engines(accounts, &store, &venues, &prices, &hub, draining).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -110,14 +112,14 @@ pub(super) async fn start(
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
-    announce(&format!("listening on http://{serves_at}"));
+    announce(&format!("listening on http://{address}"));
     if options.demo {
         boot.demo(&store, registry, &accounts, go).await?;
     }
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(serves_at)
+    Ok(address)
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -258,7 +260,6 @@ impl Boot<'_> {
         prices: &MarketHub,
         hub: &Arc<Hub>,
         draining: watch::Sender<Option<stream::Drain>>,
-        place: (SocketAddr, &str),
     ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
         let id = self.instance_id();
         let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
@@ -300,7 +301,7 @@ impl Boot<'_> {
             let task = self.run(self.phases.persist_state, format!("engine:{label}"), driver.run())?;
             tasks.push((label, task));
         }
-        let instances = self.instances(id, able, store, &registry, place)?;
+        let instances = self.instances(id, able, store, &registry)?;
         let led = Led { registry: Arc::clone(&registry), drivers: tasks, draining, instances: instances.clone() };
         hooks::register(self.handle, self.phases, led)?;
         Ok((registry, instances, named))
@@ -323,13 +324,12 @@ impl Boot<'_> {
         accounts: Vec<AccountId>,
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
-        (address, build_id): (SocketAddr, &str),
     ) -> Result<Instances, BootError> {
         let row = InstanceRow {
             id,
             name: self.instance_name(),
-            address: address.to_string(),
-            build_id: build_id.to_owned(),
+            address: self.address.to_string(),
+            build_id: self.build_id.to_owned(),
             accounts,
             draining: false,
             started_at: self.clock.now(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 pub use driver::{Driver, Farewell, Ports};
 pub use registry::{EngineRegistry, Stage};
 
-use trading::command::{Command, Record};
 use tokio::time::Instant;
+use trading::command::{Command, Record};
 use trading::ids::{AccountId, ClientOrderId, Epoch};
 
 /// Why a command was not decided upon. Nothing was stored, and the same command may be sent again.

@@ -273,7 +273,8 @@ impl<'a> Session<'a> {
             Instant::now() + ahead
         });
         let status = self.status_is_old.then_some(self.status_at);
-        let next = wake.into_iter().chain(status).chain(self.leave_by).chain([self.renew_at]).min().unwrap_or(self.renew_at);
+        let next =
+            wake.into_iter().chain(status).chain(self.leave_by).chain([self.renew_at]).min().unwrap_or(self.renew_at);
         tokio::select! {
             biased;
             _ = self.driver.stage.changed() => Ok(Vec::new()),
