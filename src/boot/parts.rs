@@ -57,6 +57,9 @@ pub(super) struct Boot<'a> {
     pub(super) clock: Clock,
     /// This process, among all that ever ran.
     pub(super) instance: Arc<str>,
+    /// Where it serves.
+    address: SocketAddr,
+    build_id: &'a str,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -73,10 +76,20 @@ pub(super) async fn start(
 ) -> Result<SocketAddr, BootError> {
     let clock = Clock::start();
     let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
-    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock, instance };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
+    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let boot = Boot {
+        config,
+        data_dir: data_dir.path(),
+        handle,
+        phases,
+        clock,
+        instance,
+        address,
+        build_id: &options.build_id,
+    };
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
@@ -92,10 +105,8 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
-    let serves_at = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
-    let place = (serves_at, options.build_id.as_str());
     let (registry, instances, accounts) =
-        boot.engines(accounts, &store, &venues, &prices, &hub, (draining, &bus), place).await?;
+        boot.engines(accounts, &store, &venues, &prices, &hub, (draining, &bus)).await?;
 
     let auth = Authenticator::new(Arc::clone(&store));
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
@@ -282,7 +293,6 @@ impl Boot<'_> {
         prices: &MarketHub,
         hub: &Arc<Hub>,
         outside: (watch::Sender<Option<stream::Drain>>, &Arc<dyn Bus>),
-        place: (SocketAddr, &str),
     ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
         let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
         for wanted in wanted {
@@ -324,7 +334,7 @@ impl Boot<'_> {
             tasks.push((label, task));
         }
         let (draining, bus) = outside;
-        let instances = self.instances(able, store, &registry, bus, place)?;
+        let instances = self.instances(able, store, &registry, bus)?;
         let outside = Outside { draining, instances: instances.clone(), bus: Arc::clone(bus) };
         let led = Led { registry: Arc::clone(&registry), drivers: tasks, outside };
         hooks::register(self.handle, self.phases, led)?;
@@ -338,13 +348,12 @@ impl Boot<'_> {
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
         bus: &Arc<dyn Bus>,
-        (address, build_id): (SocketAddr, &str),
     ) -> Result<Instances, BootError> {
         let row = InstanceRow {
             id: Arc::clone(&self.instance),
             name: instance_name(self.config),
-            address: address.to_string(),
-            build_id: build_id.to_owned(),
+            address: self.address.to_string(),
+            build_id: self.build_id.to_owned(),
             accounts,
             draining: false,
             started_at: self.clock.now(),

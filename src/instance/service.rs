@@ -183,7 +183,7 @@ impl Instances {
         // One that dies is noticed when its row expires, and not a beat later.
         let others = living.iter().filter(|instance| instance.row.id != *self.id());
         let next_death = others.map(|instance| instance.remaining).min().unwrap_or(self.settings.ttl);
-        let desired = self.plan(&living, &leases);
+        let desired = plan(&owners(&leases), &living);
         let was = self.view.borrow().living.iter().find(|it| it.row.id == *self.id()).map(|it| it.row.draining);
         self.publish(View { living, leases, desired });
         if was != Some(draining) {
@@ -197,19 +197,13 @@ impl Instances {
     async fn look(&self) -> Result<Option<Instant>, StoreError> {
         let leases = self.leases().await?;
         let living = self.view.borrow().living.clone();
-        let desired = self.plan(&living, &leases);
+        let desired = plan(&owners(&leases), &living);
         let view = View { living, leases, desired };
         if !self.duties(&view).all(|(account, duty)| self.registry.is_assigned(account, &duty)) {
             return self.beat().await;
         }
         self.publish(view);
         Ok(None)
-    }
-
-    fn plan(&self, living: &[Instance], leases: &BTreeMap<AccountId, LeaseRow>) -> Desired {
-        let held = leases.values().filter(|lease| !lease.remaining.is_zero());
-        let owners = held.map(|lease| (lease.account, Arc::clone(&lease.owner))).collect();
-        plan(&owners, living)
     }
 
     /// What this view means for each engine here.
@@ -244,4 +238,10 @@ impl Instances {
         let answer = timeout(self.settings.ttl / 3, work).await;
         answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
     }
+}
+
+/// Who holds what at this moment.
+fn owners(leases: &BTreeMap<AccountId, LeaseRow>) -> BTreeMap<AccountId, Arc<str>> {
+    let held = leases.values().filter(|lease| !lease.remaining.is_zero());
+    held.map(|lease| (lease.account, Arc::clone(&lease.owner))).collect()
 }

@@ -45,12 +45,12 @@ async fn one_that_joins_gets_its_share_at_once_and_no_order_is_lost_or_doubled()
         }
         n
     };
-    let moves = async {
+    let joins = async {
         two.is_ready(1).await;
         one.is_ready(1).await;
         moved.store(true, Ordering::Relaxed);
     };
-    let (a, b, ()) = tokio::join!(traffic(0), traffic(1), moves);
+    let (a, b, ()) = tokio::join!(traffic(0), traffic(1), joins);
     world.audit().await;
     for (account, commands) in [(0, a), (1, b)] {
         let orders = world.orders(account).await;

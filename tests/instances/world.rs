@@ -30,7 +30,7 @@ use crate::venue::Venue;
 /// Only a failing test waits for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// Leases that outlast every test: who gets an account with these did not wait for one to end.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_mins(2);
 /// Leases to wait for.
 pub(crate) const SHORT: Duration = Duration::from_secs(3);
 
