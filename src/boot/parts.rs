@@ -33,7 +33,8 @@ use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::Store;
+use crate::store::{Database, Store};
+use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::stream::{self, Hub, StreamDeps};
 
@@ -51,6 +52,7 @@ struct Boot<'a> {
     handle: &'a ShutdownHandle,
     phases: Phases,
     clock: Clock,
+    database: Database,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -65,7 +67,8 @@ pub(super) async fn start(
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
-    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start() };
+    let database = config.database()?;
+    let boot = Boot { config, data_dir: data_dir.path(), handle, phases, clock: Clock::start(), database };
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
@@ -133,15 +136,37 @@ impl Boot<'_> {
     }
 
     async fn store(&self) -> Result<Arc<dyn Store>, BootError> {
-        let path = self.config.database();
-        let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await?;
-        let closing = store.clone();
-        self.handle
-            .on(self.phases.close_stores, "store", move |_| async move { closing.close().await })
-            .map_err(late)?;
-        self.run(self.phases.close_stores, "store writer", writer.run())?;
+        match &self.database {
+            Database::Sqlite(path) => self.sqlite(path).await,
+            Database::Postgres(server) => self.postgres(server).await,
+        }
+    }
+
+    async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
+        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await?;
+        self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
         self.end_with_the_disk(store.clone())?;
         Ok(Arc::new(store))
+    }
+
+    async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
+        let (store, writer) = PostgresStore::open(server, postgres::OpenOptions::default()).await?;
+        tracing::info!(%server, "using PostgreSQL");
+        let store: Arc<dyn Store> = Arc::new(store);
+        self.close_at_the_end(Arc::clone(&store), writer.run())?;
+        Ok(store)
+    }
+
+    fn close_at_the_end(
+        &self,
+        store: Arc<dyn Store>,
+        writer: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), BootError> {
+        self.handle
+            .on(self.phases.close_stores, "store", move |_| async move { store.close().await })
+            .map_err(late)?;
+        self.run(self.phases.close_stores, "store writer", writer)?;
+        Ok(())
     }
 
     /// After an I/O error of the disk nobody knows what is durable before the file is opened anew: the process ends, and its
@@ -269,8 +294,8 @@ impl Boot<'_> {
                 limits: self.config.trading.limits.clone(),
                 owner: Arc::clone(&owner),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
-                // The database file's own lock: no other living process writes it.
-                predecessor_is_dead: true,
+                // The database file's own lock: no other living process writes it. A server has no such lock.
+                predecessor_is_dead: matches!(self.database, Database::Sqlite(_)),
             };
             accounts.push((account, ports));
         }

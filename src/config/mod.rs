@@ -13,6 +13,7 @@ mod sections;
 mod show;
 mod shutdown;
 mod sources;
+mod store;
 mod trading;
 mod validate;
 
@@ -20,16 +21,19 @@ pub use binance::BinanceConfig;
 pub use error::{ConfigError, Fault, Problem};
 pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
-pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig};
+pub use sections::{AdminConfig, LogConfig, LogFormat, ServerConfig, StreamConfig};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
+pub use store::{StoreConfig, StoreFault};
 pub use trading::{AccountConfig, BINANCE, PAPER, PaperConfig, TradingConfig, VenueConfig};
 pub use validate::{Unfit, WATCHDOG_LEAST_MS, validate};
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::store::Database;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,9 +62,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The SQLite file.
-    pub fn database(&self) -> PathBuf {
-        self.store.path.clone().unwrap_or_else(|| self.data_dir.join("hotgo.db"))
+    /// The database.
+    ///
+    /// # Errors
+    /// When its settings do not hold together, or its password cannot be read.
+    pub fn database(&self) -> Result<Database, StoreFault> {
+        self.store.database(&self.data_dir)
     }
 
     /// The paper venue's own ledger.

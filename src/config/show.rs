@@ -59,6 +59,11 @@ pub fn redact(key: &str, value: &str) -> String {
     if !name.ends_with("_file") && SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
         return REDACTED.to_owned();
     }
+    // A password does not belong there; one that stands there all the same is not shown.
+    let value = match value.split_once('?') {
+        Some((place, query)) if value.contains("://") && query.contains("password") => &*format!("{place}?{REDACTED}"),
+        _ => value,
+    };
     match value.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
         Some((scheme, host)) => format!("{scheme}://{REDACTED}@{host}"),
         None => value.to_owned(),
@@ -76,6 +81,7 @@ mod tests {
         assert_eq!(redact("trading.accounts[0].api_key", "k"), "[redacted]");
         assert_eq!(redact("trading.accounts[0].secret_file", "/etc/hotgo/key"), "/etc/hotgo/key");
         assert_eq!(redact("store.url", "postgres://hotgo:p@ss@db/hotgo"), "postgres://[redacted]@db/hotgo");
+        assert_eq!(redact("store.url", "postgres://db/hotgo?password=p"), "postgres://db/hotgo?[redacted]");
         assert_eq!(redact("store.url", "postgres://db/hotgo"), "postgres://db/hotgo");
         assert_eq!(redact("server.bind", "127.0.0.1:8000"), "127.0.0.1:8000");
     }

@@ -37,6 +37,7 @@ pub struct Unfit {
 pub fn validate(config: &Config) -> Vec<Unfit> {
     let mut faults = Faults::default();
     server(config, &mut faults);
+    store(config, &mut faults);
     accounts(config, &mut faults);
     venue(config, &mut faults);
     binance(config, &mut faults);
@@ -130,6 +131,23 @@ fn server(config: &Config, faults: &mut Faults) {
     if let Err(error) = EnvFilter::try_new(&config.log.filter) {
         let remedy = format!("is not a filter ({error}); write such as info or info,hotgo::engines=debug");
         faults.add("log.filter", &config.log.filter, remedy);
+    }
+}
+
+fn store(config: &Config, faults: &mut Faults) {
+    let store = &config.store;
+    faults.unless(
+        (2..=1_000).contains(&store.max_connections),
+        "store.max_connections",
+        store.max_connections,
+        "must be between 2 and 1000: one connection writes, the others read",
+    );
+    if let Err(fault) = config.database() {
+        let given = match fault.key {
+            "store.password_file" => store.password_file.as_deref().map_or_else(String::new, |path| path.display().to_string()),
+            _ => store.url.clone().unwrap_or_default(),
+        };
+        faults.agree(false, fault.key, given, &["store.path", "store.url", "store.password_file"], fault.problem);
     }
 }
 

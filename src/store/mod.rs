@@ -5,12 +5,15 @@
 //! several accounts that wait at the same time share one transaction (group commit); no timer delays a lone one.
 
 mod batch;
+pub mod dump;
 pub mod migrate;
 pub mod postgres;
 mod read;
 pub mod sqlite;
 mod writer;
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,37 @@ use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
+
+/// Which database. Shown without its password.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server's.
+    Postgres(postgres::Server),
+}
+
+impl Database {
+    /// The database that a `postgres://` URL or a path names.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(_) => postgres::Server::new(text, None).map(Self::Postgres),
+            None => Ok(Self::Sqlite(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(server) => server.fmt(f),
+        }
+    }
+}
 
 /// An account, as made by configuration. Row of `hg_trading_account`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,12 +10,14 @@
 //!    server has ended the one before, so that reading again tells.
 //! 5. No operation is given up on a connection that is used again: the connection is closed instead.
 
+mod dump;
 mod lease;
 mod open;
 mod read;
 mod rows;
 mod sql;
 mod text;
+mod witness;
 mod writer;
 
 use std::sync::Arc;
@@ -32,7 +34,9 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
+pub use dump::Dump;
 pub use open::{OpenOptions, Server};
+pub use witness::PostgresWitness;
 pub use writer::Writer;
 
 pub(super) use open::{Use, check_server, reach};

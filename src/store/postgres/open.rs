@@ -73,8 +73,7 @@ impl Use {
 pub struct Server {
     options: PgConnectOptions,
     name: String,
-    /// At most this many connections, the writer's included; at least two.
-    pub max_connections: u32,
+    pub(super) max_connections: u32,
 }
 
 impl Server {
@@ -105,7 +104,25 @@ impl Server {
         };
         let database = options.get_database().unwrap_or_default();
         let name = format!("postgres://{}@{place}/{database}", options.get_username());
-        Ok(Self { options, name, max_connections: 5 })
+        Ok(Self { options, name, max_connections: 8 })
+    }
+
+    /// The same with at most this many connections, the writer's included; at least two.
+    #[must_use]
+    pub fn with_connections(self, max_connections: u32) -> Self {
+        Self { max_connections, ..self }
+    }
+}
+
+impl Server {
+    /// Whether it answers and is fit to keep orders. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Unreachable`] and [`OpenError::Unsuitable`].
+    pub async fn check(&self) -> Result<(), OpenError> {
+        let mut conn = reach(self, Use::Migrate).await?;
+        check_server(&mut conn, self).await?;
+        Ok(conn.close().await?)
     }
 }
 
@@ -204,9 +221,7 @@ async fn prepare(conn: &mut PgConnection, predecessor: Option<&Backing>) -> Resu
 }
 
 pub(super) async fn open(server: &Server, options: &OpenOptions) -> Result<Session, OpenError> {
-    let mut conn = reach(server, Use::Migrate).await?;
-    check_server(&mut conn, server).await?;
-    conn.close().await?;
+    server.check().await?;
     if options.migrate {
         options.schema.up_on_server(server).await?;
     } else {

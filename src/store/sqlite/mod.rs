@@ -36,7 +36,7 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
-pub use dump::{Dump, StoredEvent, StoredRow};
+pub use dump::Dump;
 pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
