@@ -33,9 +33,9 @@ use crate::gateway::{Gateway, RequestWindow};
 use crate::http;
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard};
-use crate::store::{Database, Store};
 use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
+use crate::store::{Database, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
 const STORE_PROBE: Duration = Duration::from_millis(500);
@@ -162,9 +162,7 @@ impl Boot<'_> {
         store: Arc<dyn Store>,
         writer: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), BootError> {
-        self.handle
-            .on(self.phases.close_stores, "store", move |_| async move { store.close().await })
-            .map_err(late)?;
+        self.handle.on(self.phases.close_stores, "store", move |_| async move { store.close().await }).map_err(late)?;
         self.run(self.phases.close_stores, "store writer", writer)?;
         Ok(())
     }

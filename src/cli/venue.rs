@@ -23,7 +23,7 @@ pub struct VenueArgs {
     /// An account and who may trade it; SECRET is an HMAC secret, or @FILE with an Ed25519 public key in PEM
     #[arg(long = "key", required = true, value_name = "ACCOUNT:APIKEY:SECRET", value_parser = KeyArg::parse)]
     pub keys: Vec<KeyArg>,
-    /// Refuse every order without a committed row in this database of the server: an SQLite file, or postgres://user@host/database
+    /// Refuse every order without a committed row in this database of the server: an SQLite file, or a postgres URL
     #[arg(long, value_name = "DATABASE", value_parser = Database::parse)]
     pub witness: Option<Database>,
     /// Let faults be set through the control socket

@@ -144,7 +144,9 @@ fn store(config: &Config, faults: &mut Faults) {
     );
     if let Err(fault) = config.database() {
         let given = match fault.key {
-            "store.password_file" => store.password_file.as_deref().map_or_else(String::new, |path| path.display().to_string()),
+            "store.password_file" => {
+                store.password_file.as_deref().map_or_else(String::new, |path| path.display().to_string())
+            }
             _ => store.url.clone().unwrap_or_default(),
         };
         faults.agree(false, fault.key, given, &["store.path", "store.url", "store.password_file"], fault.problem);

@@ -1,7 +1,12 @@
 //! A TCP proxy between a client and a PostgreSQL server that cuts the connection at a chosen message.
 
 #![allow(dead_code, reason = "every test binary uses another part of it")]
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a harness fails the test by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a harness fails the test by panicking"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};

@@ -94,10 +94,8 @@ impl Dump {
     /// See [`crate::store::dump::Dump::event`].
     pub fn event(&mut self, account: AccountId, seq: Seq) -> Result<Option<Recorded>, StoreError> {
         let mut found = None;
-        let select = format!(
-            "SELECT seq, at, payload FROM hg_trading_event WHERE account = {} AND seq = {}",
-            account.0, seq.0
-        );
+        let select =
+            format!("SELECT seq, at, payload FROM hg_trading_event WHERE account = {} AND seq = {}", account.0, seq.0);
         self.each(select, &mut |row| {
             found = Some(read::to_event(&mut Columns::of(row))?);
             Ok(())

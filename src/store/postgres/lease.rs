@@ -91,13 +91,12 @@ pub(super) async fn renew(conn: &mut PgConnection, lease: Lease, ttl: Duration) 
 
 /// Whether the lease was this owner's to give up. The row stays, for its epoch.
 pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> {
-    let done =
-        sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
-            .bind(lease_name(lease.account))
-            .bind(lease.owner.as_ref())
-            .bind(lease.epoch.0)
-            .execute(conn)
-            .await?;
+    let done = sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
+        .bind(lease_name(lease.account))
+        .bind(lease.owner.as_ref())
+        .bind(lease.epoch.0)
+        .execute(conn)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 

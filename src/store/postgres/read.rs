@@ -5,6 +5,7 @@
 //! restart of the server nobody sees an error of a connection that died before it.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::postgres::PgRow;
@@ -38,7 +39,8 @@ fn numbered(text: &str) -> String {
     let mut parts = text.split('?');
     let mut numbered = parts.next().unwrap_or_default().to_owned();
     for (n, part) in (1..).zip(parts) {
-        numbered.push_str(&format!("${n}{part}"));
+        // Writing to a String cannot fail.
+        let _ok = write!(numbered, "${n}{part}");
     }
     numbered
 }

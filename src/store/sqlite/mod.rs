@@ -44,13 +44,13 @@ pub use writer::Writer;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
+use super::bounded;
+use super::read as common;
+use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
     Store, StoreError, StoredFill,
 };
-use super::read as common;
-use super::writer::{COMMIT_TIMEOUT, Jobs};
-use super::bounded;
 
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
