@@ -18,6 +18,7 @@ use crate::postgres_server::{Postgres, SmallDisk};
 use crate::proxy::{Cut, Proxy};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(5);
 
 /// A store with its writer running, on a server of its own.
 pub(crate) struct Running {
@@ -57,8 +58,9 @@ crate::suite::contract!(Running::start);
 /// Waits until reads and writes work again.
 async fn well(store: &dyn Store) {
     let answers = async {
+        let mut tick = tokio::time::interval(POLL);
         while store.ping().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tick.tick().await;
         }
     };
     tokio::time::timeout(DEADLINE, answers).await.expect("the store does not recover");
@@ -79,8 +81,9 @@ impl Beside {
     /// Waits until the statement says true.
     async fn until(&mut self, sql: &'static str) {
         let met = async {
+            let mut tick = tokio::time::interval(POLL);
             while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut self.0).await.unwrap() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tick.tick().await;
             }
         };
         tokio::time::timeout(DEADLINE, met).await.unwrap_or_else(|_| panic!("never: {sql}"));
@@ -358,8 +361,9 @@ async fn a_server_that_could_lose_what_it_confirmed_is_refused() {
             server.execute(&format!("ALTER SYSTEM SET {setting} = {value}")).await;
             server.execute("SELECT pg_reload_conf()").await;
             let reloaded = async {
+                let mut tick = tokio::time::interval(POLL);
                 while server.ask(&format!("SELECT current_setting('{setting}')")).await != value {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tick.tick().await;
                 }
             };
             tokio::time::timeout(DEADLINE, reloaded).await.unwrap();

@@ -42,11 +42,12 @@ pub use writer::Writer;
 pub(super) use open::{Use, check_server, reach};
 pub(super) use writer::store_error;
 
+use super::read::bounded;
 use super::sqlite::OpenError;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
-    Store, StoreError, StoredFill, bounded, read as common,
+    Store, StoreError, StoredFill, read as common,
 };
 
 const PING_TIMEOUT: Duration = Duration::from_millis(900);

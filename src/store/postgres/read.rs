@@ -17,8 +17,8 @@ use trading::ids::AccountId;
 
 use super::open::{Server, Use, connect};
 use super::text::{escape, unescape};
-use crate::store::read::{self, Bind, Query, Read, Reader, Row};
-use crate::store::{READ_TIMEOUT, StoreError};
+use crate::store::StoreError;
+use crate::store::read::{self, Bind, Query, READ_TIMEOUT, Read, Reader, Row};
 
 fn corrupt(what: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(what.to_string())

@@ -10,7 +10,7 @@ use venue::witness::{Blind, Witness};
 
 use super::open::{Server, Use, connect};
 use super::text::escape;
-use crate::store::READ_TIMEOUT;
+use crate::store::read::READ_TIMEOUT;
 
 /// A read-only look at a database.
 #[derive(Debug)]

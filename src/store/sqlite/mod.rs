@@ -44,8 +44,8 @@ pub use writer::Writer;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
-use super::bounded;
 use super::read as common;
+use super::read::bounded;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Lease, LeaseError, OrderFilter, Revocation,
