@@ -432,3 +432,40 @@ fn the_effective_configuration_names_the_origin_of_every_value() {
     assert_eq!(find("trading.accounts[0].label").origin, Origin::Default);
     assert!(settings.windows(2).all(|pair| pair[0].key <= pair[1].key), "sorted");
 }
+
+#[test]
+fn the_database_is_a_file_unless_a_url_names_a_server_and_its_password_is_never_shown() {
+    use hotgo::store::Database;
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("password");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let mode = |mode| std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o600);
+    let store = |lines: &str| format!("store: {{{lines}}}\n");
+    let database = |file: &str| loaded(file, &[]).config.database().unwrap();
+    assert!(matches!(database(""), Database::Sqlite(path) if path.ends_with("data/hotgo.db")));
+    assert!(matches!(database(&store("path: /x/y.db, url: \"\"")), Database::Sqlite(path) if path.ends_with("x/y.db")));
+    let with_file = format!("url: \"postgres://me@db:5433/hotgo\", password_file: {}", secret.display());
+    let server = database(&store(&with_file));
+    assert_eq!(server.to_string(), "postgres://me@db:5433/hotgo");
+    let by_url = loaded(&store("url: \"postgres://me:s3cret@db/hotgo\""), &[]);
+    let said = format!("{:?} {:?} {:?}", by_url.config, by_url.settings(), by_url.config.database());
+    assert!(!said.contains("s3cret") && said.contains("[redacted]@db/hotgo"), "{said}");
+    let socket = database(&store("url: \"postgres:///hotgo?host=/run/postgresql&user=me\""));
+    assert_eq!(socket.to_string(), "postgres://me@/run/postgresql:5432/hotgo");
+
+    refused(&store("url: \"mysql://db/x\""), "store.url", "mysql://db/x", "postgres://");
+    refused(&store("url: \"postgres://db\""), "store.url", "postgres://db", "names no database");
+    refused(&store("url: \"postgres://db/x?password=s3cret\""), "store.url", "[redacted]", "store.password_file");
+    refused(&store("url: \"postgres://db/x\", path: y.db"), "store.url", "postgres://db/x", "contradicts store.path");
+    refused(&store("max_connections: 1"), "store.max_connections", "1", "between 2 and 1000");
+    let file = "store.password_file";
+    refused(&store("password_file: /no/such/file"), file, "/no/such/file", "without store.url");
+    refused(&store("url: \"postgres://db/x\", password_file: /no/such/file"), file, "/no/such/file", "cannot be read");
+    mode(0o644);
+    refused(&store(&with_file), file, "password", "chmod 600");
+    mode(0o600);
+    std::fs::write(&secret, "\n").unwrap();
+    refused(&store(&with_file), file, "password", "is empty");
+}

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hotgo::audit::{self, Progress};
+use hotgo::store::Database;
 
 fn main() {
     let orders: i64 = std::env::var("HOTGO_AUDIT_ORDERS").map_or(20_000, |text| text.parse().unwrap());
@@ -44,7 +45,9 @@ fn main() {
     // First the audit: the high-water mark of the process is its own then.
     let before = peak_mb();
     let started = Instant::now();
-    let report = runtime.block_on(audit::run(&database, &ledger, Duration::ZERO, None, &Progress::default())).unwrap();
+    let report = runtime
+        .block_on(audit::run(&Database::Sqlite(database.clone()), &ledger, Duration::ZERO, None, &Progress::default()))
+        .unwrap();
     let took = started.elapsed().as_secs_f64();
     assert!(report.is_clean(), "{report}");
     let counts = report.counts;

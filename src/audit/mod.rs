@@ -44,7 +44,7 @@ pub use data::{AccountData, AuditInput, History};
 pub use progress::Progress;
 pub use report::{AuditReport, Counts, Finding, Severity};
 
-use crate::store::StoreError;
+use crate::store::{Database, StoreError};
 
 /// How long to wait between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -108,7 +108,7 @@ impl From<JoinError> for AuditError {
     }
 }
 
-/// Checks the database at `database` against the venue's ledger at `ledger`, and against the answered signals if a file of
+/// Checks the database against the venue's ledger at `ledger`, and against the answered signals if a file of
 /// them is given. Works while a server and a venue write to them.
 ///
 /// A clean first look ends it; otherwise it looks again until `settle` has passed, and at least once more.
@@ -116,7 +116,7 @@ impl From<JoinError> for AuditError {
 /// # Errors
 /// [`AuditError`] when something cannot be read. What is found is no error.
 pub async fn run(
-    database: &Path,
+    database: &Database,
     ledger: &Path,
     settle: Duration,
     answered: Option<&Path>,
@@ -140,15 +140,17 @@ pub async fn run(
 
 /// The database and the ledger are read at the same time, each by a thread of its own.
 async fn look(
-    database: &Path,
+    database: &Database,
     ledger: &Path,
     answered: &[Answered],
     progress: &Progress,
 ) -> Result<AuditReport, AuditError> {
-    must_exist("database", database)?;
+    if let Database::Sqlite(path) = database {
+        must_exist("database", path)?;
+    }
     must_exist("ledger", ledger)?;
     progress.look();
-    let (database, ledger, answered) = (database.to_owned(), ledger.to_owned(), answered.to_owned());
+    let (database, ledger, answered) = (database.clone(), ledger.to_owned(), answered.to_owned());
     let (rows, bytes) = (progress.clone(), progress.clone());
     let ours = spawn_blocking(move || read::read(&database, &rows));
     let theirs = spawn_blocking(move || {

@@ -1,9 +1,8 @@
-//! Reads the accounts of a database file. Of an event only as much is parsed as says which row it carries; the rest is
+//! Reads the accounts of a database. Of an event only as much is parsed as says which row it carries; the rest is
 //! compared as text, and parsed where that differs.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,19 +15,19 @@ use trading::position::Balance;
 
 use super::ours::{Ours, digest, digest_text, digest_with};
 use super::{Key, Progress};
-use crate::store::StoreError;
-use crate::store::sqlite::{Dump, StoredEvent, StoredRow};
+use crate::store::dump::{Dump, StoredEvent, StoredRow};
+use crate::store::{Database, StoreError};
 
 /// How many rows that differ from their events are looked at again, to say in what.
 const EXPLAINED: usize = 1_000;
 
 /// Reads all accounts of a database, by their labels.
-pub(super) fn read(path: &Path, progress: &Progress) -> Result<BTreeMap<String, Account>, StoreError> {
-    let dump = Dump::open(path)?;
+pub(super) fn read(database: &Database, progress: &Progress) -> Result<BTreeMap<String, Account>, StoreError> {
+    let mut dump = Dump::open(database)?;
     progress.rows_to_read(dump.rows()?);
     let mut labels = BTreeMap::<AccountId, String>::new();
     let mut accounts = HashMap::<AccountId, Ours>::new();
-    dump.tables(|row| {
+    dump.tables(&mut |row| {
         progress.row();
         let id = account_of(&row);
         let ours = accounts.entry(id).or_default();
@@ -44,12 +43,12 @@ pub(super) fn read(path: &Path, progress: &Progress) -> Result<BTreeMap<String, 
         }
     })?;
     accounts.values_mut().for_each(Ours::tables_are_read);
-    dump.events(|event| {
+    dump.events(&mut |event| {
         progress.row();
         add_event(accounts.entry(event.account).or_default(), &event)
     })?;
-    dump.numbers(|account, seq| accounts.entry(account).or_default().number(seq.0))?;
-    let mut drifts = explain(&dump, &accounts)?;
+    dump.numbers(&mut |account, seq| accounts.entry(account).or_default().number(seq.0))?;
+    let mut drifts = explain(&mut dump, &accounts)?;
     // Rows refer to accounts by foreign keys; where none is there, the number names it.
     let label = |id: AccountId| labels.get(&id).cloned().unwrap_or_else(|| format!("account {id}"));
     let named = |(id, ours)| (label(id), Account { ours, drifts: drifts.remove(&id).unwrap_or_default() });
@@ -206,7 +205,7 @@ fn add_fill(ours: &mut Ours, event: &StoredEvent<'_>) -> Result<(), StoreError> 
 }
 
 /// Looks again at the rows whose text is not that of their last event: an equal value may have been written in another way.
-fn explain(dump: &Dump, accounts: &HashMap<AccountId, Ours>) -> Result<HashMap<AccountId, Vec<Drift>>, StoreError> {
+fn explain(dump: &mut Dump, accounts: &HashMap<AccountId, Ours>) -> Result<HashMap<AccountId, Vec<Drift>>, StoreError> {
     let mut drifts = HashMap::<AccountId, Vec<Drift>>::new();
     let mut wanted = BTreeSet::new();
     for (account, ours) in accounts {
@@ -221,7 +220,7 @@ fn explain(dump: &Dump, accounts: &HashMap<AccountId, Ours>) -> Result<HashMap<A
         return Ok(drifts);
     }
     let mut rows = BTreeMap::new();
-    dump.tables(|row| {
+    dump.tables(&mut |row| {
         let account = account_of(&row);
         if let Some((key, value)) = row_image(row)
             && wanted.contains(&(account, key.clone()))

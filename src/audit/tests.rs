@@ -510,7 +510,7 @@ async fn files_that_are_missing_are_told_apart() {
     std::fs::write(&there, "").unwrap();
     let nowhere = Path::new("/nonexistent/file");
     let missing = async |database: &Path, ledger: &Path, answered: Option<&Path>| match run(
-        database,
+        &Database::Sqlite(database.to_owned()),
         ledger,
         Duration::ZERO,
         answered,

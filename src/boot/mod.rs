@@ -20,7 +20,7 @@ use shutdown_coordinator::systemd::{Systemd, SystemdError};
 use shutdown_coordinator::{BuildError, Report, block_on};
 
 use crate::admin::AdminError;
-use crate::config::Config;
+use crate::config::{Config, StoreFault};
 use crate::gateway::paper::PaperError;
 use crate::market::MarketError;
 use crate::redis::RedisSetupError;
@@ -104,6 +104,12 @@ pub enum BootError {
     /// The shutdown began before the server was up. Not a failure.
     #[error("stopped while it started")]
     Stopped,
+}
+
+impl From<StoreFault> for BootError {
+    fn from(StoreFault { key, problem }: StoreFault) -> Self {
+        BootError::Setting { key, problem }
+    }
 }
 
 /// How long a thread or blocking task that never ends is waited for at the exit.

@@ -37,8 +37,9 @@ use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
 use crate::signals::{Commands, IntakeGate, Remote};
+use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
-use crate::store::{InstanceRow, Store};
+use crate::store::{Database, InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
 const STORE_PROBE: Duration = Duration::from_millis(500);
@@ -60,6 +61,7 @@ pub(super) struct Boot<'a> {
     /// Where it serves.
     address: SocketAddr,
     build_id: &'a str,
+    database: Database,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -76,6 +78,7 @@ pub(super) async fn start(
 ) -> Result<SocketAddr, BootError> {
     let clock = Clock::start();
     let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
+    let database = config.database()?;
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
@@ -89,6 +92,7 @@ pub(super) async fn start(
         instance,
         address,
         build_id: &options.build_id,
+        database,
     };
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
@@ -108,7 +112,7 @@ pub(super) async fn start(
     let (registry, instances, accounts) =
         boot.engines(accounts, &store, &venues, &prices, &hub, (draining, &bus)).await?;
 
-    let auth = Authenticator::new(Arc::clone(&store));
+    let auth = boot.authenticator(redis.as_ref(), &store);
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
@@ -129,19 +133,20 @@ pub(super) async fn start(
     boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
+    boot.share_limits(redis.as_ref(), &store, &rates)?;
     let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, intake, websockets);
     boot.serve(router, listener)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
-    announce(&format!("listening on http://{serves_at}"));
+    announce(&format!("listening on http://{address}"));
     if options.demo {
         boot.demo(&store, registry, &accounts, go).await?;
     }
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(serves_at)
+    Ok(address)
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -173,15 +178,40 @@ impl Boot<'_> {
     }
 
     async fn store(&self) -> Result<Arc<dyn Store>, BootError> {
-        let path = self.config.database();
-        let (store, writer) = SqliteStore::open(&path, OpenOptions::default()).await?;
-        let closing = store.clone();
-        self.handle
-            .on(self.phases.close_stores, "store", move |_| async move { closing.close().await })
-            .map_err(late)?;
-        self.run(self.phases.close_stores, "store writer", writer.run())?;
+        match &self.database {
+            Database::Sqlite(path) => self.sqlite(path).await,
+            Database::Postgres(server) => self.postgres(server).await,
+        }
+    }
+
+    /// Whether the database file's own lock proves that no other living process writes it. A server has no such lock.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.database, Database::Sqlite(_))
+    }
+
+    async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
+        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await?;
+        self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
         self.end_with_the_disk(store.clone())?;
         Ok(Arc::new(store))
+    }
+
+    async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
+        let (store, writer) = PostgresStore::open(server, postgres::OpenOptions::default()).await?;
+        tracing::info!(%server, "using PostgreSQL");
+        let store: Arc<dyn Store> = Arc::new(store);
+        self.close_at_the_end(Arc::clone(&store), writer.run())?;
+        Ok(store)
+    }
+
+    fn close_at_the_end(
+        &self,
+        store: Arc<dyn Store>,
+        writer: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), BootError> {
+        self.handle.on(self.phases.close_stores, "store", move |_| async move { store.close().await }).map_err(late)?;
+        self.run(self.phases.close_stores, "store writer", writer)?;
+        Ok(())
     }
 
     /// After an I/O error of the disk nobody knows what is durable before the file is opened anew: the process ends, and its
@@ -314,8 +344,7 @@ impl Boot<'_> {
                 owner: Arc::clone(&self.instance),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
                 hand_over: ms(self.config.instance.hand_over_ms),
-                // The database file's own lock: no other living process writes it.
-                predecessor_is_dead: true,
+                predecessor_is_dead: self.is_alone(),
             };
             accounts.push((account, ports));
         }
@@ -358,8 +387,8 @@ impl Boot<'_> {
             draining: false,
             started_at: self.clock.now(),
         };
-        // The database file's own lock: no other living process writes it.
-        let settings = instance::Settings { row, ttl: ms(self.config.trading.lease_ttl_ms), alone: true };
+        let ttl = ms(self.config.trading.lease_ttl_ms);
+        let settings = instance::Settings { row, ttl, alone: self.is_alone() };
         let told = Arc::clone(bus);
         let tell = move || told.publish(Message::Instances);
         let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), tell);

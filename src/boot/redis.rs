@@ -5,9 +5,21 @@ use std::time::Duration;
 
 use super::BootError;
 use super::parts::Boot;
+use crate::auth::{AskRedis, Authenticator, RedisMemory};
 use crate::bus::{Alone, Bus, RedisBus};
+use crate::http::{RateLimits, RedisTally, StoreTally, Tally, share};
 use crate::redis::{Heartbeat, Redis};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, StreamIntake, StreamIntakeDeps};
+use crate::store::Store;
+
+/// One command of Redis; nothing if it does not answer.
+fn ask(redis: &Redis) -> AskRedis {
+    let redis = redis.clone();
+    Arc::new(move |command| {
+        let redis = redis.clone();
+        Box::pin(async move { redis.query(&command).await.ok() })
+    })
+}
 
 impl Boot<'_> {
     /// Redis, if it is configured. Nothing waits for it: it may come later, and go.
@@ -34,6 +46,37 @@ impl Boot<'_> {
         self.run(self.phases.close_stores, "bus publisher", publisher.run(stop.clone()))?;
         self.run(self.phases.close_stores, "bus listener", listener.run(stop))?;
         Ok(Arc::new(bus))
+    }
+
+    /// With what requests are remembered and counted over all instances: Redis, and the database where it is a server. What one
+    /// does not answer the next one is asked.
+    pub(super) fn share_limits(
+        &self,
+        redis: Option<&Redis>,
+        store: &Arc<dyn Store>,
+        rates: &Arc<RateLimits>,
+    ) -> Result<(), BootError> {
+        let mut places: Vec<Arc<dyn Tally>> = Vec::new();
+        if let Some(redis) = redis {
+            places.push(Arc::new(RedisTally::new(ask(redis), &self.config.redis.prefix)));
+        }
+        if !self.is_alone() {
+            places.push(Arc::new(StoreTally(Arc::clone(store))));
+        }
+        if !places.is_empty() {
+            let stop = self.handle.token(self.phases.close_streams);
+            self.run(self.phases.close_streams, "request counters", share(Arc::clone(rates), places, stop))?;
+        }
+        Ok(())
+    }
+
+    /// Who is let in. Nonces are in the database; Redis knows many of them sooner.
+    pub(super) fn authenticator(&self, redis: Option<&Redis>, store: &Arc<dyn Store>) -> Authenticator {
+        let auth = Authenticator::new(Arc::clone(store));
+        match redis {
+            Some(redis) => auth.with_memory(Arc::new(RedisMemory::new(ask(redis), &self.config.redis.prefix))),
+            None => auth,
+        }
     }
 
     /// Whether signals are taken: until their phase begins, which waits for those that were let in.

@@ -1,7 +1,6 @@
 //! The simulated exchange as a process of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,8 @@ use crate::config::Config;
 use crate::gateway::RequestWindow;
 use crate::gateway::paper::PaperVenue;
 use crate::market::{MarketRunner, symbols};
+use crate::store::Database;
+use crate::store::postgres::PostgresWitness;
 use crate::store::sqlite::SqliteWitness;
 
 const LEDGER_NAME: &str = "venue.ledger";
@@ -45,7 +46,7 @@ pub struct VenueOptions {
     /// How much is allowed.
     pub limits: Limits,
     /// The server's database, where every order must have its row before it is sent.
-    pub witness: Option<PathBuf>,
+    pub witness: Option<Database>,
     /// Whether faults may be set.
     pub allow_faults: bool,
 }
@@ -113,7 +114,12 @@ async fn start(
         recv_window: ms(config.venue.recv_window_ms),
         latency: ms(config.venue.paper.latency_ms),
         limits,
-        witness: witness.map(|path| -> Arc<dyn Witness> { Arc::new(SqliteWitness::new(&path)) }),
+        witness: witness.map(|database| -> Arc<dyn Witness> {
+            match database {
+                Database::Sqlite(path) => Arc::new(SqliteWitness::new(&path)),
+                Database::Postgres(server) => Arc::new(PostgresWitness::new(server)),
+            }
+        }),
     };
     let made = Binance::new(paper.host().clone(), options, &requests);
     let (binance, writer) = made.map_err(|source| BootError::DataDir { path: requests, source })?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{AuditArgs, ExitCode, Failure, Global, Style};
 use crate::audit::{self, Progress};
+use crate::store::Database;
 
 /// An audit that takes longer says how far it is, on a terminal.
 const SHOW_PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -14,13 +15,13 @@ pub(super) async fn run(global: &Global, args: &AuditArgs) -> Result<ExitCode, F
     let config = global.load(&[])?.config;
     let settle = Duration::from_secs(args.settle);
     let ledger = args.venue_ledger.clone().unwrap_or_else(|| config.venue_ledger());
-    check(global, &config.database(), &ledger, settle, args.answered.as_deref()).await
+    check(global, &config.database()?, &ledger, settle, args.answered.as_deref()).await
 }
 
 /// Compares, prints what was found, and turns it into an exit code.
 pub(super) async fn check(
     global: &Global,
-    database: &Path,
+    database: &Database,
     ledger: &Path,
     settle: Duration,
     answered: Option<&Path>,

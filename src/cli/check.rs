@@ -10,6 +10,7 @@ use super::{ExitCode, Failure, Global, Output, Style, migrate};
 use crate::build_info::BUILD_ID;
 use crate::config::{BINANCE, Config, Loaded, Origin, ShutdownConfig};
 use crate::gateway::binance::Credentials;
+use crate::store::Database;
 use crate::store::migrate::{State, Step};
 use crate::store::sqlite::integrity_check;
 
@@ -18,11 +19,18 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
     let loaded = global.load(&[])?;
     let accounts = accounts(&loaded.config)?;
     writable(&loaded.config.data_dir)?;
-    let database = loaded.config.database();
+    let database = loaded.config.database()?;
     let steps = migrate::status(&database).await?;
-    if database.exists() {
-        integrity_check(&database).await?;
-        migrate::accepted(&steps)?;
+    match &database {
+        Database::Sqlite(path) if !path.exists() => {}
+        Database::Sqlite(path) => {
+            integrity_check(path).await?;
+            migrate::accepted(&steps)?;
+        }
+        Database::Postgres(server) => {
+            server.check().await?;
+            migrate::accepted(&steps)?;
+        }
     }
     if out.json {
         let settings: Vec<_> = loaded
@@ -34,7 +42,7 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
             "build_id": BUILD_ID,
             "config": settings,
             "accounts": accounts,
-            "database": database,
+            "database": database.to_string(),
             "migrations": steps,
             "plan": loaded.config.shutdown.plan(),
         }))?;
@@ -120,14 +128,15 @@ fn writable(data_dir: &Path) -> Result<(), Failure> {
     })
 }
 
-fn database_text(out: Output, path: &Path, steps: &[Step]) -> String {
+fn database_text(out: Output, database: &Database, steps: &[Step]) -> String {
     let pending = steps.iter().filter(|step| step.state == State::Pending).count();
-    let state = match (path.exists(), pending) {
+    let missing = matches!(database, Database::Sqlite(path) if !path.exists());
+    let state = match (!missing, pending) {
         (false, _) => "made at the first start".to_owned(),
         (true, 0) => format!("{}, no migration pending", out.paint(Style::Good, "sound")),
         (true, pending) => format!("{}, {pending} migrations pending", out.paint(Style::Good, "sound")),
     };
-    format!("{}\n  {}: {state}\n", out.paint(Style::Bold, "database"), path.display())
+    format!("{}\n  {database}: {state}\n", out.paint(Style::Bold, "database"))
 }
 
 fn plan_text(out: Output, shutdown: &ShutdownConfig) -> String {

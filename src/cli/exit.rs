@@ -25,7 +25,7 @@ pub enum ExitCode {
     AuditFindings,
     /// The shutdown was not clean: orders left unknown, hooks late or failed.
     Unclean,
-    /// No server answers on the private socket.
+    /// No server answers on the private socket, or the database's server does not answer.
     Unreachable,
     /// The watchdog ended a process that had not ended itself by its deadline.
     Watchdog,
@@ -82,7 +82,7 @@ impl ExitCode {
             Self::PortInUse => "somebody listens on the address already",
             Self::AuditFindings => "the audit found lost or doubled orders, or other contradictions",
             Self::Unclean => "shut down uncleanly: orders left unknown, hooks late or failed; they are in the log",
-            Self::Unreachable => "no server answers on the private socket",
+            Self::Unreachable => "no server answers on the private socket, or the database's server does not",
             Self::Watchdog => "the watchdog ended a process that had not ended by its deadline",
             Self::Forced(_) => "a second signal n cut the shutdown short",
         }

@@ -10,7 +10,7 @@ use crate::admin::AdminError;
 use crate::admin::client::ClientError;
 use crate::audit::AuditError;
 use crate::boot::BootError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, StoreFault};
 use crate::gateway::paper::PaperError;
 use crate::store::StoreError;
 use crate::store::sqlite::OpenError;
@@ -79,6 +79,12 @@ impl From<ConfigError> for Failure {
             }
             ConfigError::Unreadable { .. } | ConfigError::Syntax { .. } => failure,
         }
+    }
+}
+
+impl From<StoreFault> for Failure {
+    fn from(fault: StoreFault) -> Self {
+        Self::of(ExitCode::ConfigInvalid, &fault)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{ExitCode, Failure, Global, MigrateArgs, MigrateCommand, Output, Style};
+use crate::store::Database;
 use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
 use crate::store::sqlite::{OpenError, OpenOptions, SqliteStore};
 
@@ -15,18 +16,21 @@ const EMPTY_DATABASE: &str = ":memory:";
 
 pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode, Failure> {
     let out = global.output();
-    let path = global.load(&[])?.config.database();
+    let database = global.load(&[])?.config.database()?;
     let looks_only = args.dry_run || args.command == MigrateCommand::Status;
     if looks_only {
-        let steps = status(&path).await?;
-        show(out, &path, &steps, if args.dry_run { "would apply" } else { "pending" })?;
+        let steps = status(&database).await?;
+        show(out, &database, &steps, if args.dry_run { "would apply" } else { "pending" })?;
         return if args.dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
     }
-    let applied = up(&path).await?;
+    let applied = match &database {
+        Database::Sqlite(path) => up(path).await?,
+        Database::Postgres(server) => Schema::postgres().up_on_server(server).await?,
+    };
     if out.json {
-        out.json(&json!({ "database": path, "applied": applied }))?;
+        out.json(&json!({ "database": database.to_string(), "applied": applied }))?;
     } else if applied.is_empty() {
-        out.line(format!("{}: nothing to apply", path.display()))?;
+        out.line(format!("{database}: nothing to apply"))?;
     } else {
         for step in &applied {
             out.line(format!("{} {} {}", out.paint(Style::Good, "applied"), step.version, step.description))?;
@@ -36,7 +40,14 @@ pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode,
 }
 
 /// Every migration and where it stands. Without a database all of them are pending.
-pub(super) async fn status(path: &Path) -> Result<Vec<Step>, Failure> {
+pub(super) async fn status(database: &Database) -> Result<Vec<Step>, Failure> {
+    match database {
+        Database::Sqlite(path) => status_of_file(path).await,
+        Database::Postgres(server) => Ok(Schema::postgres().status_of_server(server).await?),
+    }
+}
+
+async fn status_of_file(path: &Path) -> Result<Vec<Step>, Failure> {
     let path = if path.exists() { path } else { Path::new(EMPTY_DATABASE) };
     Ok(Schema::default().status(path).await?)
 }
@@ -46,7 +57,7 @@ async fn up(path: &Path) -> Result<Vec<Step>, Failure> {
     if path.exists() {
         return Ok(Schema::default().up(path).await?);
     }
-    let pending = status(path).await?;
+    let pending = status_of_file(path).await?;
     if let Some(dir) = path.parent() {
         DirBuilder::new()
             .recursive(true)
@@ -75,13 +86,14 @@ pub(super) fn accepted(steps: &[Step]) -> Result<(), Failure> {
     }
 }
 
-fn show(out: Output, path: &Path, steps: &[Step], pending: &str) -> Result<(), Failure> {
+fn show(out: Output, database: &Database, steps: &[Step], pending: &str) -> Result<(), Failure> {
     if out.json {
         let accepted = [SCHEMA_MIN, SCHEMA_MAX];
-        return Ok(out.json(&json!({ "database": path, "accepted": accepted, "migrations": steps }))?);
+        return Ok(out.json(&json!({ "database": database.to_string(), "accepted": accepted, "migrations": steps }))?);
     }
-    let exists = if path.exists() { "" } else { " (does not exist yet)" };
-    out.line(format!("{}{exists}: this binary accepts schema {SCHEMA_MIN} to {SCHEMA_MAX}", path.display()))?;
+    let missing = matches!(database, Database::Sqlite(path) if !path.exists());
+    let exists = if missing { " (does not exist yet)" } else { "" };
+    out.line(format!("{database}{exists}: this binary accepts schema {SCHEMA_MIN} to {SCHEMA_MAX}"))?;
     for step in steps {
         let (style, state) = match step.state {
             State::Applied => (Style::Good, "applied"),

@@ -14,7 +14,7 @@ pub(super) fn run(global: &Global, args: &ReplayArgs) -> Result<ExitCode, Failur
     let scratch = Scratch::new()?;
     let loaded = configure(global, args, &scratch.0)?;
     let (metrics, _) = global.telemetry(&loaded)?;
-    let (database, ledger) = (loaded.config.database(), loaded.config.venue_ledger());
+    let (database, ledger) = (loaded.config.database()?, loaded.config.venue_ledger());
     let options = HttpOptions { demo: true, replay: true, build_id: BUILD_ID.to_owned(), reload: None };
     let report = boot::http(loaded.config, options, metrics)?;
     let code = http::code_of(&report);
@@ -30,6 +30,7 @@ fn configure(global: &Global, args: &ReplayArgs, scratch: &Path) -> Result<Loade
     let mut flags = vec![
         ("data_dir", scratch.to_string_lossy().into_owned(), "FILE"),
         ("store.path", in_scratch("hotgo.db"), "FILE"),
+        ("store.url", String::new(), "FILE"),
         ("venue.paper.ledger", in_scratch("venue.ledger"), "FILE"),
         ("server.bind", "127.0.0.1:0".to_owned(), "FILE"),
         ("market.source", "replay".to_owned(), "FILE"),

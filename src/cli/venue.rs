@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::Args;
 use venue::binance::{Keys, Limits, Verifier};
@@ -10,6 +9,7 @@ use venue::binance::{Keys, Limits, Verifier};
 use super::http::code_of;
 use super::{ExitCode, Failure, Global};
 use crate::boot::{self, VenueOptions};
+use crate::store::Database;
 
 /// Options of `main venue`. Symbols, fees, opening balances and prices come from the configuration (`venue`, `market`).
 ///
@@ -23,9 +23,9 @@ pub struct VenueArgs {
     /// An account and who may trade it; SECRET is an HMAC secret, or @FILE with an Ed25519 public key in PEM
     #[arg(long = "key", required = true, value_name = "ACCOUNT:APIKEY:SECRET", value_parser = KeyArg::parse)]
     pub keys: Vec<KeyArg>,
-    /// Refuse every order without a committed row in this SQLite database of the server
-    #[arg(long, value_name = "DATABASE")]
-    pub witness: Option<PathBuf>,
+    /// Refuse every order without a committed row in this database of the server: an SQLite file, or a postgres URL
+    #[arg(long, value_name = "DATABASE", value_parser = Database::parse)]
+    pub witness: Option<Database>,
     /// Let faults be set through the control socket
     #[arg(long)]
     pub allow_faults: bool,

@@ -15,6 +15,7 @@ mod sections;
 mod show;
 mod shutdown;
 mod sources;
+mod store;
 mod trading;
 mod validate;
 
@@ -24,18 +25,19 @@ pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use network::{Network, NoNetwork};
 pub use redis::{RedisConfig, RedisSignalsConfig, parse_redis_url};
-pub use sections::{
-    AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StoreConfig, StreamConfig,
-};
+pub use sections::{AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StreamConfig};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
+pub use store::{StoreConfig, StoreFault};
 pub use trading::{AccountConfig, BINANCE, PAPER, PaperConfig, TradingConfig, VenueConfig};
 pub use validate::{Unfit, WATCHDOG_LEAST_MS, validate};
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use crate::store::Database;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,9 +70,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The SQLite file.
-    pub fn database(&self) -> PathBuf {
-        self.store.path.clone().unwrap_or_else(|| self.data_dir.join("hotgo.db"))
+    /// The database.
+    ///
+    /// # Errors
+    /// When its settings do not hold together, or its password cannot be read.
+    pub fn database(&self) -> Result<Database, StoreFault> {
+        self.store.database(&self.data_dir)
     }
 
     /// The paper venue's own ledger.

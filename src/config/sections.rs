@@ -78,14 +78,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// `store`: the database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreConfig {
-    /// The SQLite file; `hotgo.db` in the data directory if absent.
-    pub path: Option<PathBuf>,
-}
-
 /// `stream`: websockets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

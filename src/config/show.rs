@@ -79,6 +79,7 @@ mod tests {
         assert_eq!(redact("trading.accounts[0].api_key", "k"), "[redacted]");
         assert_eq!(redact("trading.accounts[0].secret_file", "/etc/hotgo/key"), "/etc/hotgo/key");
         assert_eq!(redact("store.url", "postgres://hotgo:p@ss@db/hotgo"), "postgres://[redacted]@db/hotgo");
+        assert_eq!(redact("store.url", "postgres://db/hotgo?password=p"), "postgres://db/hotgo?[redacted]");
         assert_eq!(redact("store.url", "postgres://db/hotgo"), "postgres://db/hotgo");
         assert_eq!(redact("redis.url", "redis://:p@ss@127.0.0.1:6379/0"), "redis://[redacted]@127.0.0.1:6379/0");
         assert_eq!(redact("redis.url", "unix:///run/r.sock?pass=p"), "unix:///run/r.sock?[redacted]");

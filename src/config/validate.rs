@@ -42,6 +42,7 @@ pub fn validate(config: &Config) -> Vec<Unfit> {
     let mut faults = Faults::default();
     server(config, &mut faults);
     instance(config, &mut faults);
+    store(config, &mut faults);
     accounts(config, &mut faults);
     venue(config, &mut faults);
     binance(config, &mut faults);
@@ -162,6 +163,25 @@ fn instance(config: &Config, faults: &mut Faults) {
             config.shutdown.order_drain_ms
         ),
     );
+}
+
+fn store(config: &Config, faults: &mut Faults) {
+    let store = &config.store;
+    faults.unless(
+        (2..=1_000).contains(&store.max_connections),
+        "store.max_connections",
+        store.max_connections,
+        "must be between 2 and 1000: one connection writes, the others read",
+    );
+    if let Err(fault) = config.database() {
+        let given = match fault.key {
+            "store.password_file" => {
+                store.password_file.as_deref().map_or_else(String::new, |path| path.display().to_string())
+            }
+            _ => store.url.clone().unwrap_or_default(),
+        };
+        faults.agree(false, fault.key, given, &["store.path", "store.url", "store.password_file"], fault.problem);
+    }
 }
 
 fn accounts(config: &Config, faults: &mut Faults) {

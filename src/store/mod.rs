@@ -5,12 +5,15 @@
 //! several accounts that wait at the same time share one transaction (group commit); no timer delays a lone one.
 
 mod batch;
+pub mod dump;
 pub mod migrate;
 pub mod postgres;
 mod read;
 pub mod sqlite;
 mod writer;
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +27,37 @@ use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
+
+/// Which database. Shown without its password.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server's.
+    Postgres(postgres::Server),
+}
+
+impl Database {
+    /// The database that a `postgres://` URL or a path names.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(_) => postgres::Server::new(text, None).map(Self::Postgres),
+            None => Ok(Self::Sqlite(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(server) => server.fmt(f),
+        }
+    }
+}
 
 /// An account, as made by configuration. Row of `hg_trading_account`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -410,30 +444,4 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn ping(&self) -> Result<(), StoreError>;
     /// Waits for the commits that were accepted, checkpoints, and closes. Later calls answer `Closed`.
     async fn close(&self);
-}
-
-/// How long a read may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Bounds a read.
-async fn bounded<T>(read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
-    tokio::time::timeout(READ_TIMEOUT, read)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))))
-}
-
-/// Errors of statements that are no commit, of either database.
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        if matches!(error, sqlx::Error::PoolClosed) {
-            return StoreError::Closed;
-        }
-        if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
-            return StoreError::Corrupt(error.to_string());
-        }
-        match error.as_database_error().and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()) {
-            Some(refusal) => postgres::store_error(refusal),
-            None => sqlite::store_error(&error),
-        }
-    }
 }

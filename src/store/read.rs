@@ -22,6 +22,32 @@ use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError
 
 pub(super) type Read<T> = Result<T, StoreError>;
 
+/// How long a read may take.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bounds a read.
+pub(super) async fn bounded<T>(read: impl Future<Output = Result<T, StoreError>> + Send) -> Result<T, StoreError> {
+    tokio::time::timeout(READ_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer within {READ_TIMEOUT:?}"))))
+}
+
+/// Errors of statements that are no commit, of either database.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return StoreError::Closed;
+        }
+        if matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) {
+            return StoreError::Corrupt(error.to_string());
+        }
+        match error.as_database_error().and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()) {
+            Some(refusal) => super::postgres::store_error(refusal),
+            None => super::sqlite::store_error(&error),
+        }
+    }
+}
+
 /// The most rows that one call gives, whatever it asks for.
 const MAX_LIMIT: u32 = 10_000;
 

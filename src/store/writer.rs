@@ -18,7 +18,6 @@ type Answer = oneshot::Sender<Result<(), CommitError>>;
 /// Work between transactions. Says whether the connection is of no use any more.
 pub(super) type Task<C> = Box<dyn for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, bool> + Send>;
 
-#[expect(clippy::large_enum_variant, reason = "a commit is handed on once")]
 pub(super) enum Job<C> {
     Commit(Commit, Answer),
     Task(Task<C>),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotgo::audit::{self, Progress};
+use hotgo::store::{Database, Store};
 use trading::event::Event;
 use trading::exchange::{OrderKind, VenueBalance, VenueStatus};
 use trading::ids::{ClientOrderId, VenueOrderId};
@@ -14,6 +15,7 @@ use venue::ledger::{Ledger, Post};
 use venue::record::Record;
 
 use crate::data::{Held, amount, at, command, fill, opening, order, qty, robot};
+use crate::postgres;
 use crate::sqlite::Running;
 
 fn booked(order: &Order) -> Order {
@@ -30,7 +32,21 @@ fn booked(order: &Order) -> Order {
 #[tokio::test]
 async fn what_a_store_and_a_venue_wrote_is_compared() {
     let running = Running::start().await;
-    let mut held = Held::new(running.store()).await;
+    compare(running.store(), &Database::Sqlite(running.path.clone())).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_postgresql_and_a_venue_wrote_is_compared() {
+    let running = postgres::Running::start().await;
+    let database = Database::parse(&running.server.as_ref().unwrap().url()).unwrap();
+    compare(running.store(), &database).await;
+    running.stop().await;
+}
+
+async fn compare(store: &dyn Store, database: &Database) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut held = Held::new(store).await;
     let robot = robot(held.account.id, 1);
     let order = Order {
         client_id: ClientOrderId::from_venue(format!("h{:026}", 1)),
@@ -44,9 +60,9 @@ async fn what_a_store_and_a_venue_wrote_is_compared() {
         command(robot.id, "key"),
         Event::Order(order.clone()),
     ];
-    held.commit(running.store(), events).await.unwrap();
+    held.commit(store, events).await.unwrap();
 
-    let ledger = running.path.with_file_name("venue.ledger");
+    let ledger = directory.path().join("venue.ledger");
     let label: Arc<str> = held.account.label.as_str().into();
     let balance = |asset| VenueBalance { asset: Asset::new(asset), total: amount("1000") };
     let post =
@@ -68,12 +84,10 @@ async fn what_a_store_and_a_venue_wrote_is_compared() {
     let mut opened = Ledger::open(&ledger).unwrap();
     opened.ledger.append(&[records]).unwrap();
 
-    let answered = running.path.with_file_name("answered.jsonl");
+    let answered = directory.path().join("answered.jsonl");
     std::fs::write(&answered, format!("{{\"source\":\"webhook:{}\",\"dedup_key\":\"key\"}}\n", robot.id)).unwrap();
     let audit = async || {
-        audit::run(&running.path, &ledger, Duration::from_millis(1), Some(&answered), &Progress::default())
-            .await
-            .unwrap()
+        audit::run(database, &ledger, Duration::from_millis(1), Some(&answered), &Progress::default()).await.unwrap()
     };
 
     // The answer is still on its way: the order is unresolved and its fill is not booked, however often one looks.
@@ -87,16 +101,15 @@ async fn what_a_store_and_a_venue_wrote_is_compared() {
     balances[0].total = amount("1000.4995");
     balances[1].total = amount("949.5");
     let answer = vec![Event::Order(booked(&order)), Event::Fill { fill: trade, position, balances }];
-    held.commit(running.store(), answer).await.unwrap();
+    held.commit(store, answer).await.unwrap();
     let report = audit().await;
     assert!(report.is_clean(), "{report}");
     assert_eq!((report.counts.orders, report.counts.fills, report.counts.events), (1, 1, 7));
 
     let lost = Order { version: 3, filled: Qty::ZERO, ..booked(&order) };
-    held.commit(running.store(), vec![Event::Order(lost)]).await.unwrap();
+    held.commit(store, vec![Event::Order(lost)]).await.unwrap();
     let report = audit().await;
     assert!(report.lost > 0 && report.findings.iter().all(|finding| finding.check == 3), "{report}");
-    running.stop().await;
 }
 
 fn ledger_status(path: &std::path::Path, label: &str) -> VenueStatus {

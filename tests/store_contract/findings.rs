@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotgo::audit::{self, Progress};
+use hotgo::store::Database;
 use hotgo::store::sqlite::OpenOptions;
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
@@ -162,8 +163,15 @@ impl World {
     /// Asserts that exactly these checks find something, and that what they say is documented word for word.
     async fn finds(&self, checks: &[u8]) {
         let progress = Progress::default();
-        let report =
-            audit::run(&self.database, &self.ledger, Duration::ZERO, Some(&self.answered), &progress).await.unwrap();
+        let report = audit::run(
+            &Database::Sqlite(self.database.clone()),
+            &self.ledger,
+            Duration::ZERO,
+            Some(&self.answered),
+            &progress,
+        )
+        .await
+        .unwrap();
         let mut found: Vec<u8> = report.findings.iter().map(|finding| finding.check).collect();
         found.dedup();
         assert_eq!(found, checks, "{report}");

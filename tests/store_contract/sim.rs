@@ -1,4 +1,4 @@
-//! The contract on the simulator's model, and the model beside SQLite: the same operations must give the same results.
+//! The contract on the simulator's model, and the model beside the databases: the same operations must give the same results.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -236,16 +236,42 @@ impl<'a> Side<'a> {
     }
 }
 
-#[test]
-fn the_model_and_sqlite_answer_alike_whatever_is_done_to_them() {
+/// A real store, made anew for each sequence of operations.
+trait Real {
+    fn store(&self) -> &dyn Store;
+    async fn stop(self);
+}
+
+impl Real for Running {
+    fn store(&self) -> &dyn Store {
+        self.store()
+    }
+
+    async fn stop(self) {
+        self.stop().await;
+    }
+}
+
+/// One server for all sequences: its tables are emptied before each.
+struct Emptied(Arc<crate::postgres::Running>);
+
+impl Real for Emptied {
+    fn store(&self) -> &dyn Store {
+        self.0.store()
+    }
+
+    async fn stop(self) {}
+}
+
+fn answers_like_the_model<R: Real>(cases: u32, start: impl AsyncFn() -> R) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let mut met = std::collections::BTreeMap::<String, usize>::new();
     let seen = std::cell::RefCell::new(&mut met);
     let run = runner.run(&operations(), |operations| {
         runtime.block_on(async {
-            let (sqlite, model) = (Running::start().await, Model::start().await);
-            let (mut real, mut modelled) = (Side::new(sqlite.store()).await, Side::new(model.store()).await);
+            let (started, model) = (start().await, Model::start().await);
+            let (mut real, mut modelled) = (Side::new(started.store()).await, Side::new(model.store()).await);
             for operation in &operations {
                 let (expected, found) = (real.perform(operation).await, modelled.perform(operation).await);
                 prop_assert_eq!(&expected, &found, "{:?}", operation);
@@ -253,7 +279,7 @@ fn the_model_and_sqlite_answer_alike_whatever_is_done_to_them() {
                 *seen.borrow_mut().entry(kind).or_default() += 1;
             }
             prop_assert_eq!(real.everything().await, modelled.everything().await);
-            sqlite.stop().await;
+            started.stop().await;
             model.stop().await;
             Ok(())
         })
@@ -263,6 +289,22 @@ fn the_model_and_sqlite_answer_alike_whatever_is_done_to_them() {
     for kind in ["Ok(())", "conflict", "Err(Fenced(AccountId(1)))", "held"] {
         assert!(met.contains_key(kind), "never met `{kind}`: {met:?}");
     }
+}
+
+#[test]
+fn the_model_and_sqlite_answer_alike_whatever_is_done_to_them() {
+    answers_like_the_model(48, Running::start);
+}
+
+#[test]
+fn the_model_and_postgresql_answer_alike_whatever_is_done_to_them() {
+    let running = tokio::sync::OnceCell::new();
+    answers_like_the_model(24, async || {
+        let running = running.get_or_init(async || Arc::new(crate::postgres::Running::start().await)).await;
+        let server = running.server.as_ref().unwrap();
+        server.execute("TRUNCATE hg_trading_account, hg_trading_lease RESTART IDENTITY CASCADE").await;
+        Emptied(Arc::clone(running))
+    });
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@
 )]
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,36 @@ fn template() -> PathBuf {
     template
 }
 
+/// A file system of so many bytes, gone when dropped; none where this user may not make one.
+#[derive(Debug)]
+pub(crate) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::Builder::new().prefix("hotgo-disk-").tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(directory.path()).output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            give(directory.path());
+            return Some(Self(directory));
+        }
+        // Past the capture of the test's output: a test that did not run must be seen.
+        std::io::stderr().write_all(b"NOT TESTED: a really full disk: no tmpfs may be mounted here\n").unwrap();
+        None
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -206,10 +237,15 @@ impl Postgres {
         format!("postgres://{USER}@localhost:{}/postgres?host={}", self.port, self.directory.path().display())
     }
 
-    /// A database of its own; its name.
+    /// A new database; its name.
     pub(crate) async fn new_database(&self) -> String {
+        self.new_database_like("template1").await
+    }
+
+    /// A copy of one to which nobody is connected; its name.
+    pub(crate) async fn new_database_like(&self, template: &str) -> String {
         let name = format!("db{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.execute(&format!("CREATE DATABASE {name}")).await;
+        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         name
     }
 

@@ -10,6 +10,7 @@
 //!    server has ended the one before, so that reading again tells.
 //! 5. No operation is given up on a connection that is used again: the connection is closed instead.
 
+mod dump;
 mod inbox;
 mod instance;
 mod lease;
@@ -19,6 +20,7 @@ mod read;
 mod rows;
 mod sql;
 mod text;
+mod witness;
 mod writer;
 
 use std::sync::Arc;
@@ -35,17 +37,20 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
+pub use dump::Dump;
 pub use open::{OpenOptions, Server};
+pub use witness::PostgresWitness;
 pub use writer::Writer;
 
 pub(super) use open::{Use, check_server, reach};
 pub(super) use writer::store_error;
 
+use super::read::bounded;
 use super::sqlite::OpenError;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting, bounded, read as common,
+    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting, read as common,
 };
 
 const PING_TIMEOUT: Duration = Duration::from_millis(900);

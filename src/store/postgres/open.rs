@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -71,10 +72,9 @@ impl Use {
 /// Where a database is, and how many connections it may have. Shown without its password.
 #[derive(Clone)]
 pub struct Server {
-    options: PgConnectOptions,
-    name: String,
-    /// At most this many connections, the writer's included; at least two.
-    pub max_connections: u32,
+    options: Arc<PgConnectOptions>,
+    name: Arc<str>,
+    pub(super) max_connections: u32,
 }
 
 impl Server {
@@ -105,7 +105,25 @@ impl Server {
         };
         let database = options.get_database().unwrap_or_default();
         let name = format!("postgres://{}@{place}/{database}", options.get_username());
-        Ok(Self { options, name, max_connections: 5 })
+        Ok(Self { options: Arc::new(options), name: name.into(), max_connections: 8 })
+    }
+
+    /// The same with at most this many connections, the writer's included; at least two.
+    #[must_use]
+    pub fn with_connections(self, max_connections: u32) -> Self {
+        Self { max_connections, ..self }
+    }
+}
+
+impl Server {
+    /// Whether it answers and is fit to keep orders. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Unreachable`] and [`OpenError::Unsuitable`].
+    pub async fn check(&self) -> Result<(), OpenError> {
+        let mut conn = reach(self, Use::Migrate).await?;
+        check_server(&mut conn, self).await?;
+        Ok(conn.close().await?)
     }
 }
 
@@ -140,14 +158,10 @@ impl Default for OpenOptions {
 
 /// A connection with the settings of its use, or an error within [`CONNECT_TIMEOUT`].
 pub(in crate::store) async fn connect(server: &Server, to: Use) -> Result<PgConnection, sqlx::Error> {
-    let options = server.options.clone().application_name(to.name()).options(to.settings());
-    match timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
-        Ok(connected) => connected,
-        Err(_) => {
-            let late = format!("{server} did not answer within {CONNECT_TIMEOUT:?}");
-            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, late)))
-        }
-    }
+    let options = PgConnectOptions::clone(&server.options).application_name(to.name()).options(to.settings());
+    timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+        .await
+        .unwrap_or_else(|_| Err(unusable(format!("{server} did not answer within {CONNECT_TIMEOUT:?}"))))
 }
 
 /// Names a process of the server, so that it can be ended, and no other that has its number by then.
@@ -204,9 +218,7 @@ async fn prepare(conn: &mut PgConnection, predecessor: Option<&Backing>) -> Resu
 }
 
 pub(super) async fn open(server: &Server, options: &OpenOptions) -> Result<Session, OpenError> {
-    let mut conn = reach(server, Use::Migrate).await?;
-    check_server(&mut conn, server).await?;
-    conn.close().await?;
+    server.check().await?;
     if options.migrate {
         options.schema.up_on_server(server).await?;
     } else {

@@ -5,6 +5,7 @@
 //! restart of the server nobody sees an error of a connection that died before it.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::postgres::PgRow;
@@ -16,8 +17,8 @@ use trading::ids::AccountId;
 
 use super::open::{Server, Use, connect};
 use super::text::{escape, unescape};
-use crate::store::read::{self, Bind, Query, Read, Reader, Row};
-use crate::store::{READ_TIMEOUT, StoreError};
+use crate::store::StoreError;
+use crate::store::read::{self, Bind, Query, READ_TIMEOUT, Read, Reader, Row};
 
 fn corrupt(what: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt(what.to_string())
@@ -38,7 +39,8 @@ fn numbered(text: &str) -> String {
     let mut parts = text.split('?');
     let mut numbered = parts.next().unwrap_or_default().to_owned();
     for (n, part) in (1..).zip(parts) {
-        numbered.push_str(&format!("${n}{part}"));
+        // Writing to a String cannot fail.
+        let _ok = write!(numbered, "${n}{part}");
     }
     numbered
 }

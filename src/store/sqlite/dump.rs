@@ -1,4 +1,4 @@
-//! Everything that a database holds, as one transaction sees it: for the checker.
+//! Everything that a database file holds, as one transaction sees it: for the checker.
 //!
 //! Blocking, on a driver that lends what it reads instead of copying it to another thread: an audit reads millions of rows.
 
@@ -6,54 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
-use trading::command::Record;
 use trading::event::Recorded;
-use trading::ids::{AccountId, RobotId, Seq};
-use trading::order::Order;
-use trading::position::{Balance, Position};
-use trading::robot::{Robot, StrategyState};
-use trading::time::Timestamp;
+use trading::ids::{AccountId, Seq};
 
-use crate::store::read::{self, Columns, Read};
-use crate::store::{Account, StoreError, StoredFill};
+use crate::store::StoreError;
+use crate::store::dump::{COUNT, StoredEvent, StoredRow, Table};
+use crate::store::read::{self, Columns};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// One row of a database, but of no event.
-#[derive(Debug)]
-pub enum StoredRow {
-    /// Of `hg_trading_account`. These come first.
-    Account(Account),
-    /// Of `hg_trading_robot`.
-    Robot(Robot),
-    /// Of `hg_trading_strategy_state`, with the number of the event that it comes from.
-    State(RobotId, StrategyState, Seq),
-    /// Of `hg_trading_order`.
-    Order(Order),
-    /// Of `hg_trading_fill`, in the order in which they were booked.
-    Fill(StoredFill),
-    /// Of `hg_trading_position`.
-    Position(Position),
-    /// Of `hg_trading_balance`.
-    Balance(AccountId, Balance),
-    /// Of `hg_trading_signal`. These come after everything that they may refer to.
-    Command(AccountId, Record),
-}
-
-/// One row of `hg_trading_event`, as it is stored.
-#[derive(Debug, Clone, Copy)]
-pub struct StoredEvent<'a> {
-    /// Whose.
-    pub account: AccountId,
-    /// Its number.
-    pub seq: Seq,
-    /// When it was decided.
-    pub at: Timestamp,
-    /// What kind it is.
-    pub kind: &'a str,
-    /// The event as JSON.
-    pub payload: &'a str,
-}
 
 /// A database that is read, all from one moment. Works while a server writes: it only keeps the log from being truncated
 /// meanwhile.
@@ -95,9 +55,7 @@ impl Dump {
     /// # Errors
     /// [`StoreError::Unavailable`] when it cannot be read.
     pub fn rows(&self) -> Result<u64, StoreError> {
-        let count = "SELECT (SELECT count(*) FROM hg_trading_order) + (SELECT count(*) FROM hg_trading_fill)
-            + (SELECT count(*) FROM hg_trading_signal) + (SELECT count(*) FROM hg_trading_event)";
-        Ok(u64::try_from(self.conn.query_row(count, [], |row| row.get::<_, i64>(0))?).unwrap_or(0))
+        Ok(u64::try_from(self.conn.query_row(COUNT, [], |row| row.get::<_, i64>(0))?).unwrap_or(0))
     }
 
     /// Hands every row but the events to `each`.
@@ -106,11 +64,13 @@ impl Dump {
     /// [`StoreError::Unavailable`] when the database cannot be read, [`StoreError::Corrupt`] when a row makes no sense, and
     /// whatever `each` returns.
     pub fn tables(&self, mut each: impl FnMut(StoredRow)) -> Result<(), StoreError> {
-        for (select, order, to_row) in TABLES {
-            let mut statement = self.conn.prepare(&format!("{select} {order}"))?;
+        for table in Table::ALL {
+            // Orders and signals have no key that grows: in the order in which they are stored.
+            let order = if matches!(table, Table::Orders | Table::Signals) { " ORDER BY rowid" } else { "" };
+            let mut statement = self.conn.prepare(&format!("{}{order}", table.select()))?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                each(to_row(row)?);
+                each(table.to_row(row)?);
             }
         }
         Ok(())
@@ -160,32 +120,3 @@ impl Dump {
         rows.next()?.map(|row| read::to_event(&mut Columns::of(row))).transpose()
     }
 }
-
-/// What to read, in which order, and how.
-type Table = (&'static str, &'static str, fn(&rusqlite::Row<'_>) -> Read<StoredRow>);
-
-const TABLES: &[Table] = &[
-    (read::ACCOUNT, "", |row| read::to_account(row).map(StoredRow::Account)),
-    (read::ROBOT, "", |row| read::to_robot(row).map(StoredRow::Robot)),
-    ("SELECT robot, state, at_seq FROM hg_trading_strategy_state", "", |row| {
-        let mut row = Columns::of(row);
-        Ok(StoredRow::State(RobotId(row.integer()?), row.json()?, Seq(row.integer()?)))
-    }),
-    (read::ORDER, "ORDER BY rowid", |row| read::to_order(row).map(StoredRow::Order)),
-    (read::FILL, "ORDER BY id", |row| read::to_fill(row).map(StoredRow::Fill)),
-    (read::POSITION, "", |row| read::to_position(row).map(StoredRow::Position)),
-    ("SELECT asset, total, opening, version, account FROM hg_trading_balance", "", |row| {
-        let mut columns = Columns::of(row);
-        let balance = read::to_balance(&mut columns)?;
-        Ok(StoredRow::Balance(AccountId(columns.integer()?), balance))
-    }),
-    (
-        "SELECT source, dedup_key, payload, received_at, detail, account FROM hg_trading_signal",
-        "ORDER BY rowid",
-        |row| {
-            let mut columns = Columns::of(row);
-            let record = read::to_record(&mut columns)?;
-            Ok(StoredRow::Command(AccountId(columns.integer()?), record))
-        },
-    ),
-];

@@ -39,7 +39,7 @@ use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
 
-pub use dump::{Dump, StoredEvent, StoredRow};
+pub use dump::Dump;
 pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
@@ -47,8 +47,8 @@ pub use writer::Writer;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
-use super::bounded;
 use super::read as common;
+use super::read::bounded;
 use super::writer::{COMMIT_TIMEOUT, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
