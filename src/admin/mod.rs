@@ -14,6 +14,7 @@
 
 mod api;
 pub mod client;
+pub mod metrics;
 mod report;
 mod socket;
 

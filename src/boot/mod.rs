@@ -115,6 +115,9 @@ impl From<StoreFault> for BootError {
 /// How long a thread or blocking task that never ends is waited for at the exit.
 const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// The last shutdown's report, in the data directory.
+const LAST_SHUTDOWN: &str = "last-shutdown.json";
+
 /// Runs the server until it is told to stop. The report of the shutdown is printed, and written to `last-shutdown.json`,
 /// and drawn in `last-shutdown.svg`.
 ///
@@ -129,7 +132,7 @@ async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) 
     let (coordinator, handle, phases) = phases::build(&config.shutdown, true)?;
     let systemd = Systemd::from_env(&handle)?;
     let data_dir = DataDir::open(&config.data_dir)?;
-    let report_path = data_dir.path().join("last-shutdown.json");
+    let report_path = data_dir.path().join(LAST_SHUTDOWN);
     let started =
         handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, &systemd, metrics)).await;
     let failed = match started {

@@ -423,8 +423,9 @@ impl Boot<'_> {
         paper: Option<PaperVenue>,
         metrics: PrometheusHandle,
     ) -> Result<(), BootError> {
-        let (status, plan, trigger, gauges) =
-            (views.clone(), self.handle.clone(), self.handle.clone(), self.handle.clone());
+        let (status, shown) = (views.clone(), views.clone());
+        let (plan, trigger, gauges) = (self.handle.clone(), self.handle.clone(), self.handle.clone());
+        admin::metrics::publish_last_shutdown(&self.config.data_dir.join(super::LAST_SHUTDOWN));
         let state = AdminState {
             status: Arc::new(move || status.status()),
             plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
@@ -432,7 +433,10 @@ impl Boot<'_> {
                 trigger.trigger(Reason::Manual(reason)) == shutdown_coordinator::Trigger::Started
             }),
             metrics,
-            publish_metrics: Arc::new(move || gauges.publish_metrics()),
+            publish_metrics: Arc::new(move || {
+                gauges.publish_metrics();
+                admin::metrics::publish(&shown.status(), &shown.health());
+            }),
             faults: paper.filter(|_| self.config.venue.paper.allow_faults).map(fault_control),
         };
         // It answers until everything else is closed: this is where one looks when a shutdown takes long.
