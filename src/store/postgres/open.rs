@@ -51,8 +51,12 @@ impl Use {
             ("client_connection_check_interval", "1s"),
         ];
         if self == Use::Write {
-            // The one statement is always the same.
+            // The one statement is always the same: it is planned once, when tables may still be empty, and looks rows up by
+            // their keys. A plan that reads whole tables would stay when they have grown.
             settings.push(("plan_cache_mode", "force_generic_plan"));
+            for scan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
+                settings.push((scan, "off"));
+            }
         } else if self != Use::Migrate {
             settings.push(("default_transaction_read_only", "on"));
         }
