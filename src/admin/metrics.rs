@@ -104,6 +104,7 @@ mod tests {
             ready: true,
             state: "running".into(),
             epoch: Some(7),
+            owner: None,
             robots_running: 3,
             live_orders: 8,
             unresolved: vec![unresolved(1_500), unresolved(90_000)],
