@@ -1,6 +1,9 @@
 //! Named points in an order's life at which tests hold it: P0 read, P1 authorised, P2 before the intent's commit, P3 committed
 //! and unanswered, P4 SENDING committed, P5 on the wire, P6 answer in memory, P7 result committed.
 //!
+//! And in the life of an account that is handed over: U1 its last word committed, U2 its lease given up, U3 the paper ledger closed
+//! by the one that had it, U4 about to be opened by the next, U5 opened, U6 the lease taken.
+//!
 //! Without the cargo feature `failpoints` they compile to nothing; with it they ask the test that started the process, if one
 //! did. See [`shutdown_coordinator::points`].
 //!

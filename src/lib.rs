@@ -14,6 +14,7 @@ pub mod failpoints;
 pub mod gateway;
 pub mod http;
 pub mod instance;
+pub mod lock;
 pub mod market;
 pub mod orders;
 pub mod redis;

@@ -4,10 +4,17 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use hotgo::cli::{self, Cli, Failure};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion && std::env::args_os().any(|word| word == "--json") => {
+            return written(writeln!(std::io::stdout(), "{}", cli::version_json()));
+        }
+        Err(error) => error.exit(),
+    };
     match cli::run(&cli) {
         Ok(code) => code.into(),
         Err(failure) => {
@@ -15,6 +22,10 @@ fn main() -> ExitCode {
             failure.code.into()
         }
     }
+}
+
+fn written(result: std::io::Result<()>) -> ExitCode {
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Nothing can be done when standard error is gone too.

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotgo::admin::client::{AdminClient, ClientError};
-use hotgo::admin::{AdminError, AdminSocket, AdminState, FaultControl, PhaseReport, PhaseState, StatusReport, serve};
+use hotgo::admin::{
+    AdminError, AdminSocket, AdminState, FaultControl, PhaseReport, PhaseState, SOCKET_NAME, StatusReport, serve,
+};
 use hotgo::telemetry::recorder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -325,8 +327,9 @@ impl Server {
             metrics: recorder().unwrap().handle(),
             publish_metrics: Arc::new(|| {}),
             faults: allow_faults.then_some(faults),
+            upgrade: None,
         };
-        let socket = AdminSocket::bind(dir.path()).await.unwrap();
+        let socket = AdminSocket::bind(&dir.path().join(SOCKET_NAME)).await.unwrap();
         let stop = CancellationToken::new();
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(serve(socket, bind, state, stop.clone()));
@@ -334,7 +337,7 @@ impl Server {
     }
 
     fn client(&self) -> AdminClient {
-        AdminClient::new(self.dir.path(), Duration::from_secs(5))
+        AdminClient::new(&self.dir.path().join(SOCKET_NAME), Duration::from_secs(5))
     }
 
     async fn end(mut self) -> TempDir {
@@ -432,8 +435,8 @@ async fn a_dead_processs_socket_is_replaced_and_a_living_ones_is_not() {
     let path = dir.path().join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "a dead process leaves its file");
-    let living = AdminSocket::bind(dir.path()).await.unwrap();
-    let refused = AdminSocket::bind(dir.path()).await.unwrap_err();
+    let living = AdminSocket::bind(&dir.path().join(SOCKET_NAME)).await.unwrap();
+    let refused = AdminSocket::bind(&dir.path().join(SOCKET_NAME)).await.unwrap_err();
     assert!(matches!(&refused, AdminError::InUse(at) if *at == path), "{refused}");
     drop(living);
     assert!(!path.exists());
@@ -443,7 +446,7 @@ async fn a_dead_processs_socket_is_replaced_and_a_living_ones_is_not() {
 async fn a_silent_server_costs_the_client_no_more_than_its_limit() {
     let dir = TempDir::new().unwrap();
     let _silent = std::os::unix::net::UnixListener::bind(dir.path().join("admin.sock")).unwrap();
-    let client = AdminClient::new(dir.path(), Duration::from_millis(50));
+    let client = AdminClient::new(&dir.path().join(SOCKET_NAME), Duration::from_millis(50));
     assert!(matches!(client.status().await.unwrap_err(), ClientError::Timeout(_)));
 }
 

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
-use super::{AdminError, AdminSocket, StatusReport};
+use super::{AdminError, AdminSocket, StatusReport, UpgradeControl, upgrade};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_LIMIT_BYTES: usize = 65_536;
@@ -41,6 +41,8 @@ pub struct AdminState {
     pub publish_metrics: Arc<dyn Fn() + Send + Sync>,
     /// The paper venue's faults; absent unless `venue.paper.allow_faults`.
     pub faults: Option<FaultControl>,
+    /// Its part in an upgrade.
+    pub upgrade: Option<UpgradeControl>,
 }
 
 /// Takes faults as JSON, or says why not.
@@ -86,6 +88,9 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         router = router.route("/shutdown", post(shutdown));
         if state.faults.is_some() {
             router = router.route("/faults", get(faults).post(set_faults));
+        }
+        if let Some(control) = &state.upgrade {
+            router = router.merge(upgrade::routes(control.clone()));
         }
     }
     router

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::ShutdownRequest;
-use super::{SOCKET_NAME, StatusReport};
+use super::StatusReport;
 
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
@@ -55,9 +55,9 @@ pub struct AdminClient {
 }
 
 impl AdminClient {
-    /// A client of the server with this data directory.
-    pub fn new(data_dir: &Path, timeout: Duration) -> Self {
-        Self { path: data_dir.join(SOCKET_NAME), timeout }
+    /// A client of the server with this private socket.
+    pub fn new(socket: &Path, timeout: Duration) -> Self {
+        Self { path: socket.to_owned(), timeout }
     }
 
     /// How the server stands.

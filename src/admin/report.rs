@@ -14,6 +14,9 @@ pub struct StatusReport {
     /// The instance's id: unique per start of a process.
     #[serde(default)]
     pub instance: String,
+    /// To which instance it hands its accounts over, by its id.
+    #[serde(default)]
+    pub successor: Option<String>,
     /// The process.
     pub pid: u32,
     /// Since the start of the process.
@@ -22,6 +25,9 @@ pub struct StatusReport {
     pub phase: String,
     /// Whether readiness is 200.
     pub ready: bool,
+    /// Whether it accepts connections.
+    #[serde(default)]
+    pub accepting: bool,
     /// Why it is shutting down.
     pub reason: Option<String>,
     /// Until the shutdown's deadline.

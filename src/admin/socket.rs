@@ -49,21 +49,13 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Binds `admin.sock` in this directory, mode 0600. The file of a dead process is replaced, a living one's is not.
-    /// The caller holds the data directory's lock, so that two starts cannot race here.
+    /// Binds a socket at this path, mode 0600. The file of a dead process is replaced, a living one's is not. Two starts that
+    /// share a data directory have a path each.
     ///
     /// # Errors
     /// [`AdminError::InUse`] and [`AdminError::Bind`].
-    pub async fn bind(data_dir: &Path) -> Result<Self, AdminError> {
-        Self::bind_as(data_dir, SOCKET_NAME).await
-    }
-
-    /// The same under another name.
-    ///
-    /// # Errors
-    /// As [`AdminSocket::bind`].
-    pub async fn bind_as(data_dir: &Path, name: &str) -> Result<Self, AdminError> {
-        let path = data_dir.join(name);
+    pub async fn bind(path: &Path) -> Result<Self, AdminError> {
+        let path = path.to_owned();
         let failed = |source| AdminError::Bind { path: path.clone(), source };
         match tokio::time::timeout(PROBE_TIMEOUT, UnixStream::connect(&path)).await {
             Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
@@ -72,7 +64,8 @@ impl AdminSocket {
             Ok(Ok(_)) | Err(_) => return Err(AdminError::InUse(path)),
         }
         // Bound and protected under another name first: nobody can connect before the mode is set.
-        let fresh = data_dir.join(format!("{name}.new"));
+        let mut fresh = path.clone().into_os_string();
+        fresh.push(".new");
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}

@@ -1,42 +1,46 @@
-//! The data directory, and the lock that only one living process can hold.
+//! The data directory, and its lock: one living process has it, or several that share it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::BootError;
+use crate::lock::{LockError, ProcessLock};
 
-/// A data directory that this process alone uses. The lock ends with the process, however it ends.
+/// A data directory that this process alone uses, or that it shares. The lock ends with the process, however it ends.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: ProcessLock,
 }
 
 impl DataDir {
-    /// Makes the directory if it is missing (mode 0700) and locks it.
+    /// Makes the directory if it is missing (mode 0700) and locks it. `share`: other processes that say so too may use it.
     ///
     /// # Errors
     /// [`BootError::DataDir`] and [`BootError::DataDirInUse`].
-    pub fn open(path: &Path) -> Result<Self, BootError> {
+    pub async fn open(path: &Path, share: bool) -> Result<Self, BootError> {
         let failed = |source: io::Error| BootError::DataDir { path: path.to_owned(), source };
+        let locked = |error: LockError| match error {
+            LockError::Taken => BootError::DataDirInUse(path.to_owned()),
+            LockError::Io(source) => failed(source),
+        };
         make(path).map_err(failed)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("hotgo.lock"))
-            .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(BootError::DataDirInUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
+        let lock = ProcessLock::take(&path.join("hotgo.lock"), share).await.map_err(locked)?;
+        if share {
+            lock.share().map_err(locked)?;
         }
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether another living process uses it, or used it when this one started.
+    pub fn has_others(&self) -> bool {
+        !self.lock.was_alone()
     }
 }
 

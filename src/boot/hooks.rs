@@ -40,10 +40,13 @@ pub(super) struct Outside {
 
 pub(super) fn register(handle: &ShutdownHandle, phases: Phases, led: Led) -> Result<(), BootError> {
     let Led { registry, drivers, outside: Outside { draining, instances, bus } } = led;
+    let told = instances.clone();
     handle
         .on(phases.announce, "tell websockets", move |cx: HookContext| {
+            // Whoever has no account any more has a successor, whatever the reason that it is stopped with.
             let drain = match cx.reason() {
                 shutdown_coordinator::Reason::Upgrade => Drain::Upgrade,
+                _ if told.is_handed_over() => Drain::Upgrade,
                 _ => Drain::Stop,
             };
             draining.send_replace(Some(drain));

@@ -4,10 +4,12 @@ mod data_dir;
 mod demo;
 mod hooks;
 mod limits;
+mod paper;
 mod parts;
 mod phases;
 mod redis;
 mod reload;
+mod slot;
 mod venue;
 mod views;
 
@@ -16,8 +18,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use shutdown_coordinator::serve::{InheritError, Inherited, inherited};
 use shutdown_coordinator::systemd::{Systemd, SystemdError};
 use shutdown_coordinator::{BuildError, Report, block_on};
+use tokio::time::timeout;
 
 use crate::admin::AdminError;
 use crate::config::{Config, StoreFault};
@@ -81,6 +85,9 @@ pub enum BootError {
     /// Redis cannot be used as configured.
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
+    /// What systemd, or whoever started this process, passed as a listener cannot be used.
+    #[error(transparent)]
+    Inherited(#[from] InheritError),
     /// The private listener cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -115,6 +122,10 @@ impl From<StoreFault> for BootError {
 /// How long a thread or blocking task that never ends is waited for at the exit.
 const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// How long systemd is kept waiting for accounts that do not come up: it would kill a server that serves everything else.
+const UP: Duration = Duration::from_secs(60);
+const UP_POLL: Duration = Duration::from_millis(10);
+
 /// The last shutdown's report, in the data directory.
 const LAST_SHUTDOWN: &str = "last-shutdown.json";
 
@@ -124,18 +135,31 @@ const LAST_SHUTDOWN: &str = "last-shutdown.json";
 /// # Errors
 /// What kept it from starting.
 pub fn http(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
-    block_on(LEAK_TIMEOUT, Box::pin(serve(config, options, metrics))).map_err(BootError::Runtime)?
+    // Before there are threads, since it changes the environment.
+    let listeners = inherited()?;
+    block_on(LEAK_TIMEOUT, Box::pin(serve(config, options, listeners, metrics))).map_err(BootError::Runtime)?
 }
 
-async fn serve(config: Config, options: HttpOptions, metrics: PrometheusHandle) -> Result<Report, BootError> {
+async fn serve(
+    config: Config,
+    options: HttpOptions,
+    listeners: Vec<Inherited>,
+    metrics: PrometheusHandle,
+) -> Result<Report, BootError> {
     // Signals are caught from here on: one that arrives while the server starts is not lost.
     let (coordinator, handle, phases) = phases::build(&config.shutdown, true)?;
     let systemd = Systemd::from_env(&handle)?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = DataDir::open(&config.data_dir, config.instance.share).await?;
     let report_path = data_dir.path().join(LAST_SHUTDOWN);
-    let started =
-        handle.until_shutdown(parts::start(&config, &options, &data_dir, &handle, phases, &systemd, metrics)).await;
-    let failed = match started {
+    let start = async {
+        let given = parts::Given { options: &options, data_dir: &data_dir, listeners };
+        let (address, registry) = parts::start(&config, given, &handle, phases, &systemd, metrics).await?;
+        if systemd.is_connected() && timeout(UP, registry.up(UP_POLL)).await.is_err() {
+            tracing::warn!("some accounts are not up yet");
+        }
+        Ok(address)
+    };
+    let failed = match handle.until_shutdown(start).await {
         Ok(Ok(address)) => {
             systemd.ready(format!("listening on http://{address}"));
             None

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use shutdown_coordinator::serve::Server;
+use shutdown_coordinator::serve::{Inherited, InheritedSocket, Server};
 use shutdown_coordinator::systemd::Systemd;
 use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
 use tokio::net::TcpListener;
@@ -20,17 +20,19 @@ use trading::ids::AccountId;
 
 use super::hooks::{self, Led, Outside, late};
 use super::limits;
+use super::paper;
 use super::reload::{LastReload, Reloader};
+use super::slot::{Accepting, Trial};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
-use crate::admin::{self, AdminSocket, AdminState, FaultControl};
+use crate::admin::{self, AdminSocket, AdminState, FaultControl, UpgradeControl};
 use crate::auth::{Authenticator, Secret};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
-use crate::config::{AccountConfig, BINANCE, Config, PAPER};
+use crate::config::{Accept, AccountConfig, BINANCE, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
 use crate::gateway::binance::{BinanceVenue, Credentials};
-use crate::gateway::paper::PaperVenue;
+use crate::gateway::paper::{PaperError, PaperVenue};
 use crate::gateway::{Gateway, RequestWindow};
 use crate::http::{self, RateLimits};
 use crate::instance::inbox::Inbox;
@@ -42,6 +44,8 @@ use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::store::{Database, InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
+/// The reason of a shutdown that a successor is there for.
+const UPGRADE: &str = "upgrade";
 const STORE_PROBE: Duration = Duration::from_millis(500);
 const DISK_PROBE: Duration = Duration::from_millis(50);
 
@@ -49,10 +53,18 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+/// What the process was given besides its configuration.
+pub(super) struct Given<'a> {
+    pub(super) options: &'a HttpOptions,
+    pub(super) data_dir: &'a DataDir,
+    pub(super) listeners: Vec<Inherited>,
+}
+
 /// What every part is tied to.
 pub(super) struct Boot<'a> {
     pub(super) config: &'a Config,
-    data_dir: &'a Path,
+    /// Another process serves on this data directory: what is its own stays so until it is handed over.
+    beside: bool,
     pub(super) handle: &'a ShutdownHandle,
     pub(super) phases: Phases,
     pub(super) clock: Clock,
@@ -69,23 +81,23 @@ pub(super) struct Boot<'a> {
 /// Cancel safety: what was started is registered with the coordinator, so a shutdown that begins meanwhile ends it.
 pub(super) async fn start(
     config: &Config,
-    options: &HttpOptions,
-    data_dir: &DataDir,
+    given: Given<'_>,
     handle: &ShutdownHandle,
     phases: Phases,
     systemd: &Systemd,
     metrics: PrometheusHandle,
-) -> Result<SocketAddr, BootError> {
+) -> Result<(SocketAddr, Arc<EngineRegistry>), BootError> {
+    let Given { options, data_dir, listeners } = given;
     let clock = Clock::start();
     let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
     let database = config.database()?;
     // Sockets before anything serious, so that a taken port costs nothing.
-    let address = config.server.bind;
-    let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
-    let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
+    let (listener, shared) = listener(config.server.bind, listeners).await?;
+    let failed = |source| BootError::Bind { address: config.server.bind, source };
+    let address = listener.local_addr().map_err(failed)?;
     let boot = Boot {
         config,
-        data_dir: data_dir.path(),
+        beside: data_dir.has_others(),
         handle,
         phases,
         clock,
@@ -94,7 +106,7 @@ pub(super) async fn start(
         build_id: &options.build_id,
         database,
     };
-    let admin_socket = AdminSocket::bind(boot.data_dir).await?;
+    let admin_socket = AdminSocket::bind(&config.admin_socket()).await?;
 
     let store = boot.store().await?;
     let redis = boot.redis()?;
@@ -109,44 +121,82 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
+    let mut wanted = Vec::new();
+    for account in accounts {
+        wanted.push((venues.gateway(&account).await?, account));
+    }
     let (registry, instances, accounts) =
-        boot.engines(accounts, &store, &venues, &prices, &hub, (draining, &bus)).await?;
+        boot.engines(&wanted, &store, &venues, &prices, &hub, (draining, &bus)).await?;
+    boot.want_paper(&venues, &wanted, &accounts, &instances)?;
 
     let auth = boot.authenticator(redis.as_ref(), &store);
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
     let intake = boot.intake();
+    let at_once = config.server.accept == Accept::AtOnce;
+    let accepting = Accepting::new(at_once, handle.token(phases.stop_accepting));
     let views = Views {
         handle: handle.clone(),
         registry: Arc::clone(&registry),
         store_is_well: boot.watch_store(&store)?,
         clock: boot.clock,
         build_id: options.build_id.as_str().into(),
-        instance: Arc::clone(&boot.instance),
         sessions: sessions.clone(),
         redis: redis.clone(),
         last_reload,
+        instances: instances.clone(),
+        accepting: accepting.clone(),
     };
-    boot.admin(admin_socket, &views, venues.paper, metrics)?;
     let commands = boot.commands(&store, &registry, &bus, &hub)?;
     boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
     boot.share_limits(redis.as_ref(), &store, &rates)?;
     let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, intake, websockets);
-    boot.serve(router, listener)?;
+    let trial = Trial {
+        store: Arc::clone(&store),
+        database: Arc::new(config.database()?),
+        venues: wanted,
+        paper: venues.paper.clone(),
+        router: router.clone(),
+    };
+    let upgrade = upgrade_control(&accepting, &instances, trial);
+    boot.admin(admin_socket, &views, (venues.paper, upgrade), metrics)?;
+    boot.serve(router, (listener, shared), accepting)?;
     if let Some(token) = first_token {
         announce(&format!("admin token (shown once): {token}"));
     }
     announce(&format!("listening on http://{address}"));
     if options.demo {
-        boot.demo(&store, registry, &accounts, go).await?;
+        boot.demo(&store, Arc::clone(&registry), &accounts, go).await?;
     }
     if options.replay {
         boot.stop_after(prices.finished())?;
     }
-    Ok(address)
+    Ok((address, registry))
+}
+
+/// The listener that was handed over, which others accept from too, or one of this process's own.
+async fn listener(address: SocketAddr, inherited: Vec<Inherited>) -> Result<(TcpListener, bool), BootError> {
+    let failed = |source| BootError::Bind { address, source };
+    let mut inherited = inherited.into_iter();
+    match (inherited.next().map(|one| one.socket), inherited.next()) {
+        (None, _) => Ok((TcpListener::bind(address).await.map_err(failed)?, false)),
+        (Some(InheritedSocket::Tcp(listener)), None) => Ok((TcpListener::from_std(listener).map_err(failed)?, true)),
+        _ => Err(broken("LISTEN_FDS", &"one TCP listener is expected")),
+    }
+}
+
+/// What the private socket may ask of this process.
+fn upgrade_control(accepting: &Accepting, instances: &Instances, trial: Trial) -> UpgradeControl {
+    let (accepting, to, back) = (accepting.clone(), instances.clone(), instances.clone());
+    UpgradeControl {
+        accept: Arc::new(move || accepting.begin()),
+        hand_over: Arc::new(move |heir| to.hand_over(heir).map_err(|error| error.to_string())),
+        take_back: Arc::new(move || back.take_back().map_err(|error| error.to_string())),
+        self_test: Arc::new(move || Box::pin(trial.clone().run())),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -185,19 +235,25 @@ impl Boot<'_> {
     }
 
     /// Whether the database file's own lock proves that no other living process writes it. A server has no such lock.
-    pub(super) fn is_alone(&self) -> bool {
-        matches!(self.database, Database::Sqlite(_))
+    fn is_alone(&self) -> bool {
+        !self.is_server() && !self.config.instance.share
+    }
+
+    /// Whether instances on other hosts may use the database.
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self.database, Database::Postgres(_))
     }
 
     async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await?;
+        let (store, writer) = SqliteStore::open(path, OpenOptions { share: self.config.instance.share, ..OpenOptions::default() }).await?;
         self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
         self.end_with_the_disk(store.clone())?;
         Ok(Arc::new(store))
     }
 
     async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) = PostgresStore::open(server, postgres::OpenOptions::default()).await?;
+        let options = postgres::OpenOptions { migrate: !self.beside, ..postgres::OpenOptions::default() };
+        let (store, writer) = PostgresStore::open(server, options).await?;
         tracing::info!(%server, "using PostgreSQL");
         let store: Arc<dyn Store> = Arc::new(store);
         self.close_at_the_end(Arc::clone(&store), writer.run())?;
@@ -263,9 +319,9 @@ impl Boot<'_> {
             request_timeout: ms(config.request_timeout_ms),
         };
         let used = |venue: &str| accounts.iter().any(|account| account.venue == venue);
-        let paper = if used(PAPER) { Some(self.paper_venue(window).await?) } else { None };
+        let (paper, paper_wanted) = if used(PAPER) { Some(self.paper_venue(window).await?) } else { None }.unzip();
         let binance = if used(BINANCE) { Some(self.binance_venue(window)?) } else { None };
-        Ok(Venues { paper, binance })
+        Ok(Venues { paper, paper_wanted, binance })
     }
 
     fn binance_venue(&self, window: RequestWindow) -> Result<BinanceVenue, BootError> {
@@ -278,26 +334,43 @@ impl Boot<'_> {
         Ok(venue)
     }
 
-    async fn paper_venue(&self, window: RequestWindow) -> Result<PaperVenue, BootError> {
-        let config = &self.config.venue;
-        let (path, paper, symbols) = (self.config.venue_ledger(), config.paper.clone(), symbols(&self.config.market)?);
-        let opening = tokio::task::spawn_blocking(move || PaperVenue::open(&path, symbols, &paper, window));
-        let (venue, driver) = opening.await.map_err(|error| broken("venue.paper.ledger", &error))??;
-        let closing = venue.clone();
-        self.handle
-            .on(self.phases.close_stores, "paper venue", move |_| {
-                closing.close();
-                async {}
-            })
-            .map_err(late)?;
-        self.run(self.phases.close_stores, "paper venue driver", async move {
-            match tokio::task::spawn_blocking(move || driver.run_blocking()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the paper venue ended"),
-                Err(error) => tracing::error!(%error, "the paper venue ended"),
-            }
-        })?;
-        Ok(venue)
+    /// With its ledger open, unless that is another process's. Who tells whether it is wanted here comes with it.
+    async fn paper_venue(
+        &self,
+        window: RequestWindow,
+    ) -> Result<(PaperVenue, watch::Sender<bool>), BootError> {
+        let path = self.config.venue_ledger();
+        let venue = PaperVenue::closed(&path, symbols(&self.config.market)?, &self.config.venue.paper, window)?;
+        let driver = if self.beside {
+            None
+        } else {
+            let opening = venue.clone();
+            let opening = tokio::task::spawn_blocking(move || opening.open_ledger()).await;
+            let opened = opening.map_err(|error| broken("venue.paper.ledger", &error))?;
+            Some(opened.map_err(PaperError::from)?)
+        };
+        let (wanted, told) = watch::channel(driver.is_some());
+        let stop = self.handle.token(self.phases.close_stores);
+        let keeping = paper::keep(venue.clone(), driver, told, stop);
+        self.run(self.phases.close_stores, "paper venue", keeping)?;
+        Ok((venue, wanted))
+    }
+
+    /// Where the ledger may go to another process, it is kept as long as an account is traded here.
+    fn want_paper(
+        &self,
+        venues: &Venues,
+        wanted: &[(Arc<dyn Gateway>, AccountConfig)],
+        accounts: &[(AccountId, String)],
+        instances: &Instances,
+    ) -> Result<(), BootError> {
+        let Some(sender) = venues.paper_wanted.clone().filter(|_| self.config.instance.share) else { return Ok(()) };
+        let is_paper = |label: &str| wanted.iter().any(|(_, account)| account.label == label && account.venue == PAPER);
+        let accounts = accounts.iter().filter(|(_, label)| is_paper(label)).map(|(account, _)| *account).collect();
+        let stop = self.handle.token(self.phases.close_stores);
+        let wanting = paper::want(instances.clone(), accounts, sender, stop);
+        self.run(self.phases.close_stores, "whose the paper venue is", wanting)?;
+        Ok(())
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
@@ -317,7 +390,7 @@ impl Boot<'_> {
 
     async fn engines(
         &self,
-        wanted: Vec<AccountConfig>,
+        wanted: &[(Arc<dyn Gateway>, AccountConfig)],
         store: &Arc<dyn Store>,
         venues: &Venues,
         prices: &MarketHub,
@@ -325,17 +398,17 @@ impl Boot<'_> {
         outside: (watch::Sender<Option<stream::Drain>>, &Arc<dyn Bus>),
     ) -> Result<(Arc<EngineRegistry>, Instances, Vec<(AccountId, String)>), BootError> {
         let (mut accounts, mut elsewhere) = (Vec::new(), BTreeSet::new());
-        for wanted in wanted {
+        for (gateway, wanted) in wanted {
             let account = store.ensure_account(&wanted.venue, &wanted.label).await?;
             if let Some(paper) = venues.paper.as_ref().filter(|_| wanted.venue == PAPER)
-                && store.bind_ledger(account.id, paper.ledger_id()).await? != paper.ledger_id()
+                && let Some(ledger) = paper.ledger_id().map_err(PaperError::from)?
+                && store.bind_ledger(account.id, &ledger).await? != ledger
             {
                 elsewhere.insert(account.id);
             }
-            let gateway = venues.gateway(&wanted).await?;
             let ports = Ports {
                 store: Arc::clone(store),
-                gateway,
+                gateway: Arc::clone(gateway),
                 market: prices.clone(),
                 hub: Arc::clone(hub),
                 clock: self.clock,
@@ -385,6 +458,8 @@ impl Boot<'_> {
             build_id: self.build_id.to_owned(),
             accounts,
             draining: false,
+            standby: self.beside,
+            successor: None,
             started_at: self.clock.now(),
         };
         let ttl = ms(self.config.trading.lease_ttl_ms);
@@ -420,7 +495,7 @@ impl Boot<'_> {
         &self,
         socket: AdminSocket,
         views: &Views,
-        paper: Option<PaperVenue>,
+        (paper, upgrade): (Option<PaperVenue>, UpgradeControl),
         metrics: PrometheusHandle,
     ) -> Result<(), BootError> {
         let (status, shown) = (views.clone(), views.clone());
@@ -430,7 +505,8 @@ impl Boot<'_> {
             status: Arc::new(move || status.status()),
             plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
             shutdown: Arc::new(move |reason| {
-                trigger.trigger(Reason::Manual(reason)) == shutdown_coordinator::Trigger::Started
+                let reason = if reason == UPGRADE { Reason::Upgrade } else { Reason::Manual(reason) };
+                trigger.trigger(reason) == shutdown_coordinator::Trigger::Started
             }),
             metrics,
             publish_metrics: Arc::new(move || {
@@ -438,6 +514,7 @@ impl Boot<'_> {
                 admin::metrics::publish(&shown.status(), &shown.health());
             }),
             faults: paper.filter(|_| self.config.venue.paper.allow_faults).map(fault_control),
+            upgrade: Some(upgrade),
         };
         // It answers until everything else is closed: this is where one looks when a shutdown takes long.
         let stop = self.handle.token(self.phases.close_stores);
@@ -496,7 +573,11 @@ impl Boot<'_> {
         // None is let in once the listener closes; those that are in stay until their streams close.
         let admission = self.handle.gate(self.phases.stop_accepting, "websocket upgrades");
         stream::routes(StreamDeps {
-            settings: stream::Settings::new(&self.config.stream, self.config.server.allowed_origins.clone()),
+            settings: stream::Settings::new(
+                &self.config.stream,
+                ms(self.config.shutdown.close_streams_ms),
+                self.config.server.allowed_origins.clone(),
+            ),
             hub,
             store: Arc::clone(store),
             auth: auth.clone(),
@@ -542,7 +623,12 @@ impl Boot<'_> {
         })
     }
 
-    fn serve(&self, router: axum::Router, listener: TcpListener) -> Result<(), BootError> {
+    fn serve(
+        &self,
+        router: axum::Router,
+        (listener, shared): (TcpListener, bool),
+        accepting: Accepting,
+    ) -> Result<(), BootError> {
         let config = &self.config.server;
         // Whoever is connected goes on being answered during the drain (health, orders, and 503 to new signals), each
         // answer the last on its connection.
@@ -552,8 +638,17 @@ impl Boot<'_> {
             .header_read_timeout(ms(config.header_timeout_ms))
             .write_timeout(ms(config.write_timeout_ms))
             .idle_timeout(ms(config.idle_timeout_ms))
+            .shared_listener(shared)
             .linger(ms(self.config.shutdown.linger_ms));
-        server.serve_tcp(listener).map_err(|_| BootError::Stopped)?;
+        if accepting.is_on() {
+            return server.serve_tcp(listener).map(drop).map_err(|_| BootError::Stopped);
+        }
+        self.run(self.phases.stop_accepting, "word to accept", async move {
+            // A shutdown that comes first leaves the listener to whoever shares it.
+            if accepting.begun().await && server.serve_tcp(listener).is_ok() {
+                tracing::info!("accepting");
+            }
+        })?;
         Ok(())
     }
 
@@ -611,6 +706,7 @@ impl Boot<'_> {
 /// The venues that are in use.
 struct Venues {
     paper: Option<PaperVenue>,
+    paper_wanted: Option<watch::Sender<bool>>,
     binance: Option<BinanceVenue>,
 }
 
@@ -620,8 +716,11 @@ impl Venues {
         let AccountConfig { label, venue, api_key, secret_file } = account;
         match (venue.as_str(), &self.paper, &self.binance) {
             (PAPER, Some(paper), _) => {
-                let gateway = paper.gateway(label).await.map_err(|error| broken("trading.accounts", &error))?;
-                Ok(Arc::new(gateway))
+                if paper.host().is_some() {
+                    let opened = paper.gateway(label).await;
+                    return Ok(Arc::new(opened.map_err(|error| broken("trading.accounts", &error))?));
+                }
+                Ok(Arc::new(paper.port(label)))
             }
             (BINANCE, _, Some(binance)) => {
                 let (key, file) =

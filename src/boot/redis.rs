@@ -60,7 +60,7 @@ impl Boot<'_> {
         if let Some(redis) = redis {
             places.push(Arc::new(RedisTally::new(ask(redis), &self.config.redis.prefix)));
         }
-        if !self.is_alone() {
+        if self.is_server() {
             places.push(Arc::new(StoreTally(Arc::clone(store))));
         }
         if !places.is_empty() {

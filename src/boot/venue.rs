@@ -78,7 +78,7 @@ fn phases() -> Result<(ShutdownCoordinator, ShutdownHandle, Phases), BootError> 
 
 async fn run(config: Config, options: VenueOptions) -> Result<Report, BootError> {
     let (coordinator, handle, phases) = phases()?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = DataDir::open(&config.data_dir, false).await?;
     let started = handle.until_shutdown(start(&config, options, &data_dir, &handle, phases)).await;
     let failed = match started {
         Ok(Ok(()) | Err(BootError::Stopped)) | Err(_) => None,
@@ -105,7 +105,7 @@ async fn start(
 ) -> Result<(), BootError> {
     let VenueOptions { bind: address, keys, limits, witness, allow_faults } = options;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
-    let (socket, socket_file) = AdminSocket::bind_as(data_dir.path(), CONTROL_NAME).await?.into_parts();
+    let (socket, socket_file) = AdminSocket::bind(&data_dir.path().join(CONTROL_NAME)).await?.into_parts();
     let (paper, driver) = open(config, data_dir).await?;
     let requests = data_dir.path().join(REQUESTS_NAME);
     let options = Options {
@@ -121,7 +121,8 @@ async fn start(
             }
         }),
     };
-    let made = Binance::new(paper.host().clone(), options, &requests);
+    let Some(host) = paper.host() else { return Err(BootError::Stopped) };
+    let made = Binance::new(host.clone(), options, &requests);
     let (binance, writer) = made.map_err(|source| BootError::DataDir { path: requests, source })?;
     blocking(handle, phases, "venue driver", move || driver.run_blocking())?;
     blocking(handle, phases, "request log", move || writer.run_blocking())?;
@@ -135,7 +136,7 @@ async fn start(
     binance.open_accounts().await.map_err(|refusal| broken("venue.paper.opening", &refusal))?;
     move_market(config, &paper, handle, phases)?;
     let stop = |_| BootError::Stopped;
-    let controls = Server::new(handle, phases.close_venue, control(paper.host().clone(), allow_faults)).linger(LINGER);
+    let controls = Server::new(handle, phases.close_venue, control(host, allow_faults)).linger(LINGER);
     controls.serve_unix(socket).map_err(stop)?;
     let server = Server::new(handle, phases.stop_accepting, binance.router());
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::reload::LastReload;
+use super::slot::Accepting;
 use crate::admin::{self, BlockerReport, EngineReport, PhaseReport, StatusReport};
 use crate::clock::Clock;
 use crate::engines::{EngineRegistry, EngineStatus, Engines};
@@ -18,6 +19,7 @@ use crate::http::{
     Blocker, Check, HealthSnapshot, HealthStatus, PhaseState, PlannedPhase, ShutdownControl, ShutdownPlan,
     ShutdownStage, ShutdownStatus, ShutdownTrigger,
 };
+use crate::instance::Instances;
 use crate::redis::Redis;
 
 /// What all views read.
@@ -28,10 +30,11 @@ pub(super) struct Views {
     pub(super) store_is_well: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) build_id: Arc<str>,
-    pub(super) instance: Arc<str>,
     pub(super) sessions: shutdown_coordinator::Gate,
     pub(super) redis: Option<Redis>,
     pub(super) last_reload: watch::Receiver<Option<LastReload>>,
+    pub(super) instances: Instances,
+    pub(super) accepting: Accepting,
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -96,11 +99,13 @@ impl Views {
         let now = Instant::now();
         StatusReport {
             build_id: self.build_id.to_string(),
-            instance: self.instance.to_string(),
+            instance: self.instances.id().to_string(),
+            successor: self.instances.successor().map(|id| id.to_string()),
             pid: std::process::id(),
             uptime_ms: ms(self.clock.uptime()),
             phase: self.phase(&progress),
             ready: self.health().status.is_ready(),
+            accepting: self.accepting.is_on(),
             reason: self.handle.reason().map(|reason| reason.to_string()),
             deadline_remaining_ms: progress.deadline.map(|at| ms(at.saturating_duration_since(now))),
             phases: progress.phases.iter().map(phase_report).collect(),

@@ -25,6 +25,7 @@ pub use venue::{KeyArg, VenueArgs};
 
 use crate::build_info::BUILD_ID;
 use crate::config::{Loaded, Sources, load};
+use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN};
 use crate::telemetry::{Color, Logs, SetFilter, install_metrics};
 
 /// A trading server that can be stopped, upgraded or killed at any instant without losing or doubling an order.
@@ -143,6 +144,9 @@ pub struct StatusArgs {
     /// Keep showing it until the server is gone
     #[arg(long)]
     pub watch: bool,
+    /// The server's private socket, instead of the configured one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Runs a command to its end.
@@ -197,6 +201,11 @@ impl Global {
         tracing::info!(build_id = BUILD_ID, pid = std::process::id(), config_file = %file, "starting");
         Ok((metrics, set_filter))
     }
+}
+
+/// What `--version --json` says: the build, and the schemas that it works on.
+pub fn version_json() -> serde_json::Value {
+    serde_json::json!({ "build_id": BUILD_ID, "schema": { "min": SCHEMA_MIN, "max": SCHEMA_MAX } })
 }
 
 /// Runs a command that needs no second thread.

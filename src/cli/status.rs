@@ -11,8 +11,11 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, Failure> {
     let out = global.output();
-    let loaded = global.load(&[])?;
-    let client = AdminClient::new(&loaded.config.data_dir, ANSWER_TIMEOUT);
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => global.load(&[])?.config.admin_socket(),
+    };
+    let client = AdminClient::new(&socket, ANSWER_TIMEOUT);
     let first = client.status().await?;
     if args.watch {
         return watch(out, &client, first).await;

@@ -25,7 +25,7 @@ pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use network::{Network, NoNetwork};
 pub use redis::{RedisConfig, RedisSignalsConfig, parse_redis_url};
-pub use sections::{AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StreamConfig};
+pub use sections::{Accept, AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StreamConfig};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
@@ -76,6 +76,11 @@ impl Config {
     /// When its settings do not hold together, or its password cannot be read.
     pub fn database(&self) -> Result<Database, StoreFault> {
         self.store.database(&self.data_dir)
+    }
+
+    /// The private socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin.socket.clone().unwrap_or_else(|| self.data_dir.join(crate::admin::SOCKET_NAME))
     }
 
     /// The paper venue's own ledger.

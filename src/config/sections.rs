@@ -13,6 +13,8 @@ use super::Network;
 pub struct ServerConfig {
     /// Address and port. Loopback unless configured otherwise.
     pub bind: SocketAddr,
+    /// When connections are accepted.
+    pub accept: Accept,
     /// How many connections at once; further ones wait in the listener's queue.
     pub max_connections: usize,
     /// How long a request head may take to arrive.
@@ -35,6 +37,16 @@ pub struct ServerConfig {
     pub limits: LimitsConfig,
 }
 
+/// When the public listener begins to accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accept {
+    /// When the server has started.
+    AtOnce,
+    /// When it is told to on the private socket. Before that it leaves connections to whoever shares the listener.
+    OnCommand,
+}
+
 /// `server.limits`: how many requests are let in, in each minute of the clock; 0 is no limit. Further ones get 429.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,10 +59,13 @@ pub struct LimitsConfig {
     pub refused_per_minute: u64,
 }
 
-/// `admin`: the private listeners. The Unix socket `admin.sock` in the data directory always exists.
+/// `admin`: the private listeners. The Unix socket always exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
+    /// The Unix socket; `admin.sock` in the data directory if absent.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
     /// A loopback address for `/metrics` and `/status` as well; absent means the socket only.
     pub bind: Option<SocketAddr>,
 }
@@ -90,6 +105,9 @@ pub struct StreamConfig {
     pub auth_timeout_ms: u64,
     /// Time between pings.
     pub ping_interval_ms: u64,
+    /// Over how long the closes are spread when a successor takes over, so that not all come to it at once; at most half of
+    /// `shutdown.close_streams_ms`.
+    pub close_spread_ms: u64,
 }
 
 /// `instance`: this process among others on the same database.
@@ -99,6 +117,9 @@ pub struct InstanceConfig {
     /// What people call it; the host's name if absent.
     #[serde(default)]
     pub name: Option<String>,
+    /// Whether a second process may start on the same data directory, database and paper ledger while this one lives, to take
+    /// over from it. Both must say so.
+    pub share: bool,
     /// How long the planned hand-over of an account waits for what is on the wire. What is unknown after that the successor
     /// resolves.
     pub hand_over_ms: u64,

@@ -187,6 +187,13 @@ impl EngineRegistry {
         }
     }
 
+    /// Waits until no account's engine starts or recovers any more. Cancel safe.
+    pub async fn up(&self, poll: Duration) {
+        while self.status().iter().any(|engine| matches!(engine.state, "starting" | "recovering")) {
+            tokio::time::sleep(poll).await;
+        }
+    }
+
     /// Waits until every account is in good hands: see [`EngineStatus::is_well`]. Cancel safe.
     pub async fn ready(&self, poll: Duration) {
         while !self.status().iter().all(EngineStatus::is_well) {

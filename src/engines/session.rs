@@ -80,6 +80,7 @@ impl<'a> Session<'a> {
             let asked = Instant::now();
             let lease =
                 ports.store.acquire_lease(account, &ports.owner, ports.lease_ttl, ports.predecessor_is_dead).await?;
+            failpoints::hit("u6").await;
             let (prepared, up) = match prepared {
                 Some(mut prepared) => {
                     let up = skip_what_is_old(&mut prepared.stream);
@@ -229,6 +230,7 @@ impl<'a> Session<'a> {
                 Some(Duty::HandOver { to }) => Some(Arc::clone(to)),
                 _ => None,
             };
+            failpoints::hit("u1").await;
             let result = match &to {
                 Some(to) => ports.store.transfer_lease(&self.lease, to, ports.lease_ttl).await,
                 None => ports.store.release_lease(&self.lease).await,
@@ -237,6 +239,7 @@ impl<'a> Session<'a> {
                 Ok(()) => {
                     let to = to.as_deref().unwrap_or("nobody");
                     tracing::info!(account = %self.driver.account.label, epoch = %self.lease.epoch, to, "account given up");
+                    failpoints::hit("u2").await;
                     return;
                 }
                 Err(error) => {

@@ -1,16 +1,18 @@
 //! The built-in simulated venue: a thin port over [`venue::host`].
 //!
 //! One [`PaperVenue`] per process holds the [`Host`], whose driver has a thread of its own and makes the ledger durable
-//! before it answers. A [`PaperGateway`] per account is the port to it. Latency and most faults are on the gateway's side,
+//! before it answers. One process at a time has the ledger: while it is another's the venue is closed here, and whoever asks
+//! waits for it. A [`PaperGateway`] per account is the port to it. Latency and most faults are on the gateway's side,
 //! where a network would be; late processing is on the venue's side, so that it happens also when nobody waits any more.
 
+use std::collections::BTreeSet;
 use std::future::pending;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use trading::exchange::{
     CancelResult, Fill, NewOrder, OrderReport, QueryResult, SendResult, StreamEvent, VenueBalance,
@@ -56,11 +58,16 @@ pub struct PaperVenue {
 
 #[derive(Debug)]
 struct Shared {
-    host: Host,
+    /// While the ledger is open here.
+    host: watch::Sender<Option<Host>>,
+    ledger: PathBuf,
+    settings: Settings,
     window: RequestWindow,
     latency: Duration,
     opening: Vec<VenueBalance>,
     allow_faults: bool,
+    /// The accounts that are traded from here.
+    labels: Mutex<BTreeSet<String>>,
 }
 
 impl PaperVenue {
@@ -73,6 +80,18 @@ impl PaperVenue {
         config: &PaperConfig,
         window: RequestWindow,
     ) -> Result<(Self, Driver), PaperError> {
+        let venue = Self::closed(ledger, symbols, config, window)?;
+        let driver = venue.open_ledger()?;
+        Ok((venue, driver))
+    }
+
+    /// The venue without its ledger, which may be another process's at this moment: see [`PaperVenue::open_ledger`].
+    pub fn closed(
+        ledger: &Path,
+        symbols: Vec<SymbolInfo>,
+        config: &PaperConfig,
+        window: RequestWindow,
+    ) -> Result<Self, PaperError> {
         if let Some(fee) = [config.maker_fee_bps, config.taker_fee_bps].into_iter().find(|bps| *bps >= 10_000) {
             return Err(PaperError::Fee(fee));
         }
@@ -88,18 +107,49 @@ impl PaperVenue {
             taker_fee_bps: config.taker_fee_bps,
             recv_window: window.recv_window,
         };
-        let (host, driver, torn) = Host::open(ledger, settings)?;
+        let shared = Shared {
+            host: watch::Sender::new(None),
+            ledger: ledger.to_owned(),
+            settings,
+            window,
+            latency: Duration::from_millis(config.latency_ms),
+            opening,
+            allow_faults: config.allow_faults,
+            labels: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Opens the ledger. Nothing is answered until the driver runs; then whoever waits is answered.
+    ///
+    /// Reads the whole ledger: call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`LedgerError::Locked`] as long as another process has it.
+    pub fn open_ledger(&self) -> Result<Driver, LedgerError> {
+        let Shared { ledger, settings, .. } = &*self.shared;
+        let (host, driver, torn) = Host::open(ledger, settings.clone())?;
         if let Some(torn) = torn {
             tracing::warn!(ledger = %ledger.display(), torn.offset, torn.bytes, "cut off the venue ledger's torn last line");
         }
-        let latency = Duration::from_millis(config.latency_ms);
-        let shared = Shared { host, window, latency, opening, allow_faults: config.allow_faults };
-        Ok((Self { shared: Arc::new(shared) }, driver))
+        self.shared.host.send_replace(Some(host));
+        Ok(driver)
     }
 
-    /// The venue itself, for whoever serves it to others.
-    pub fn host(&self) -> &Host {
-        &self.shared.host
+    /// Opens the accounts that are traded from here, if the ledger has none of their labels. To be called once its driver runs.
+    ///
+    /// Cancel safety: as [`PaperVenue::gateway`].
+    pub async fn open_accounts(&self) -> Result<(), GatewayError> {
+        let labels = self.shared.labels().clone();
+        for label in labels {
+            self.open_account(&label).await?;
+        }
+        Ok(())
+    }
+
+    /// The venue itself, for whoever serves it to others; nothing while its ledger is closed.
+    pub fn host(&self) -> Option<Host> {
+        self.shared.host.borrow().clone()
     }
 
     /// What a new account starts with.
@@ -111,49 +161,70 @@ impl PaperVenue {
     ///
     /// Cancel safety: the account may be opened all the same, which does no harm.
     pub async fn gateway(&self, label: &str) -> Result<PaperGateway, GatewayError> {
+        self.open_account(label).await?;
+        Ok(self.port(label))
+    }
+
+    /// The port of one account, which is opened by [`PaperVenue::open_accounts`].
+    pub fn port(&self, label: &str) -> PaperGateway {
+        self.shared.labels().insert(label.to_owned());
+        PaperGateway { shared: Arc::clone(&self.shared), account: label.into() }
+    }
+
+    async fn open_account(&self, label: &str) -> Result<(), GatewayError> {
         let (account, opening) = (label.to_owned(), self.shared.opening.clone());
         let work = move |core: &mut Core, now| core.exchange.open_account(&account, &opening, now);
-        self.shared
-            .ask(Plan::default(), work)
-            .await?
-            .map_err(|refusal| GatewayError::Unavailable(refusal.to_string()))?;
-        Ok(PaperGateway { shared: Arc::clone(&self.shared), account: label.into() })
+        let opened = self.shared.ask(Plan::default(), work).await?;
+        opened.map(drop).map_err(|refusal| GatewayError::Unavailable(refusal.to_string()))
     }
 
     /// Hands a market event to the venue. Waits while its queue is full, so that a fast feed is held back and not dropped.
     ///
+    /// A venue whose ledger is closed does not hear it.
+    ///
     /// Cancel safety: the event is handed over as a whole or not at all.
-    pub async fn on_market(&self, market: Arc<Market>) -> Result<(), GatewayError> {
-        self.shared.host.on_market(market).await.map_err(|_| GatewayError::Closed)
+    pub async fn on_market(&self, market: Arc<Market>) {
+        if let Some(host) = self.host() {
+            let _closed = host.on_market(market).await;
+        }
     }
 
-    /// Replaces all faults. Answers that were held back go out once the new faults do not hold them.
+    /// Replaces all faults. Answers that were held back go out once the new faults do not hold them. A venue whose ledger is
+    /// closed has none, and gets none.
     pub fn set_faults(&self, faults: Faults) -> Result<(), FaultsForbidden> {
         if !self.shared.allow_faults {
             return Err(FaultsForbidden);
         }
-        self.shared.host.set_faults(faults);
+        if let Some(host) = self.host() {
+            host.set_faults(faults);
+        }
         Ok(())
     }
 
     /// The faults that are set, with the times that they have left, and how often each fired.
     pub fn faults(&self) -> (Faults, Fired) {
-        self.shared.host.faults()
+        self.host().map_or_else(Default::default, |host| host.faults())
     }
 
     /// Where the ledger is.
     pub fn ledger(&self) -> &Path {
-        self.shared.host.ledger()
+        &self.shared.ledger
     }
 
-    /// Tells the ledger from every other: an account's balances mean something in one only.
-    pub fn ledger_id(&self) -> &str {
-        self.shared.host.ledger_id()
+    /// Tells the ledger from every other: an account's balances mean something in one only. Nothing as long as another process
+    /// makes it.
+    pub fn ledger_id(&self) -> Result<Option<String>, LedgerError> {
+        match self.host() {
+            Some(host) => Ok(Some(host.ledger_id().to_owned())),
+            None => venue::ledger::id(&self.shared.ledger),
+        }
     }
 
-    /// Lets the driver end: see [`Host::close`].
+    /// Lets the driver end: see [`Host::close`]. The ledger is free once it has.
     pub fn close(&self) {
-        self.shared.host.close();
+        if let Some(host) = self.shared.host.send_replace(None) {
+            host.close();
+        }
     }
 }
 
@@ -203,6 +274,18 @@ impl From<Lost> for GatewayError {
 }
 
 impl Shared {
+    fn labels(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The venue, once its ledger is open here.
+    async fn host(&self, deadline: Instant) -> Result<Host, Lost> {
+        let mut host = self.host.subscribe();
+        let open = timeout_at(deadline, host.wait_for(Option::is_some)).await;
+        let host = open.ok().and_then(|open| open.ok()?.clone());
+        host.ok_or(Lost::NotSent("the venue's ledger is in another process"))
+    }
+
     /// Has the venue's thread do `work`, and waits for its result until the request's time is up.
     async fn ask<T: Send + 'static>(
         &self,
@@ -210,10 +293,11 @@ impl Shared {
         work: impl FnOnce(&mut Core, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let deadline = Instant::now() + self.window.request_timeout;
+        let host = self.host(deadline).await?;
         let answer = if plan.drop_request {
             None
         } else {
-            let asked = timeout_at(deadline, self.host.ask(plan.delay_processing, work)).await;
+            let asked = timeout_at(deadline, host.ask(plan.delay_processing, work)).await;
             Some(asked.map_err(|_| Lost::NotSent("the venue's queue is full"))?.map_err(|_| Lost::Closed)?)
         };
         let arrival = async {
@@ -221,7 +305,7 @@ impl Shared {
             let result = answer.await.map_err(|_| Lost::NoAnswer("the venue is down"))?;
             sleep(self.latency + plan.delay_answer.unwrap_or_default()).await;
             if plan.hold_answer {
-                self.host.released().await;
+                host.released().await;
             }
             Ok(result)
         };
@@ -243,7 +327,8 @@ impl PaperGateway {
         request: Request,
         work: impl FnOnce(&mut Core, &str, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Lost> {
-        let plan = Plan::of(&mut self.shared.host.injector(), request);
+        let host = self.shared.host.borrow().clone();
+        let plan = host.map_or_else(Plan::default, |host| Plan::of(&mut host.injector(), request));
         let account = Arc::clone(&self.account);
         self.shared.ask(plan, move |core, now| work(core, &account, now)).await
     }
@@ -264,7 +349,7 @@ impl Gateway for PaperGateway {
     }
 
     async fn symbols(&self) -> Result<Vec<SymbolInfo>, GatewayError> {
-        let symbols = self.shared.host.symbols().to_vec();
+        let symbols = self.shared.settings.symbols.clone();
         self.read(move |_, _, _| Ok(symbols)).await
     }
 
@@ -274,6 +359,10 @@ impl Gateway for PaperGateway {
 
     async fn send(&self, order: &NewOrder) -> SendResult {
         let order = order.clone();
+        if self.shared.host.borrow().is_none() {
+            // Whoever has the ledger by now has the account too: an order must not wait for it to come back.
+            return SendResult::NotSent { reason: "the venue is closed".to_owned() };
+        }
         let answer = self.ask(Request::Post, move |core, account, now| core.submit(account, &order, None, now)).await;
         crate::failpoints::hit("p5").await;
         match answer {

@@ -9,4 +9,4 @@ mod plan;
 mod service;
 
 pub use plan::{Desired, plan};
-pub use service::{Instances, Settings, View};
+pub use service::{HandOverError, Instances, Settings, View};

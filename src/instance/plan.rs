@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use trading::ids::AccountId;
 
 use crate::engines::{Duty, TakeOver};
-use crate::store::{Instance, LeaseRow};
+use crate::store::{Instance, InstanceRow, LeaseRow};
 
 /// Which instance should have each account. One that nobody is able to trade is missing.
 pub type Desired = BTreeMap<AccountId, Arc<str>>;
@@ -20,16 +20,65 @@ type Loads<'a> = BTreeMap<&'a Arc<str>, BTreeSet<AccountId>>;
 /// An account stays where it is unless its owner cannot have it, or has at least two more than another that could: so loads
 /// differ by one at most where all are able to trade all, and as few as possible move. Equal input gives equal output, and
 /// once the accounts are where they should be nothing moves.
+///
+/// An instance that names a living successor has that one in its place: its accounts go there first. It and those that stand
+/// by, unless they are such successors, have only what no other is able to trade.
 pub fn plan(owners: &BTreeMap<AccountId, Arc<str>>, living: &[Instance]) -> Desired {
+    let mut desired = balance(owners, living);
+    let reserve = reserve(living);
+    for account in reserve.iter().flat_map(|instance| &instance.row.accounts) {
+        let able = || reserve.iter().filter(|it| it.row.accounts.contains(account)).map(|it| &it.row.id);
+        let stays = || able().find(|id| owners.get(account) == Some(id));
+        if let Some(owner) = stays().or_else(|| able().next()) {
+            desired.entry(*account).or_insert_with(|| Arc::clone(owner));
+        }
+    }
+    desired
+}
+
+/// The successor that an instance names, if that one lives and takes accounts.
+pub(super) fn successor_of<'a>(instance: &InstanceRow, living: &'a [Instance]) -> Option<&'a Arc<str>> {
+    let named = instance.successor.as_ref()?;
+    let takes = |it: &&Instance| it.row.id == *named && it.row.id != instance.id && !it.row.draining;
+    living.iter().find(takes).map(|it| &it.row.id)
+}
+
+/// Those that accounts are balanced among.
+fn is_active(instance: &Instance, living: &[Instance]) -> bool {
+    let is_named = || living.iter().any(|it| successor_of(&it.row, living) == Some(&instance.row.id));
+    let InstanceRow { draining, standby, .. } = instance.row;
+    !draining && successor_of(&instance.row, living).is_none() && (!standby || is_named())
+}
+
+/// Those that take what nobody else can, the first to start first.
+fn reserve(living: &[Instance]) -> Vec<&Instance> {
+    let mut reserve: Vec<&Instance> =
+        living.iter().filter(|it| !it.row.draining && !is_active(it, living)).collect();
+    reserve.sort_by_key(|it| (it.row.started_at, &it.row.id));
+    reserve
+}
+
+/// Whether an instance that stands by has nobody left to stand by for: of its name, all others are gone or on their way, or
+/// have started later and stand by too.
+pub(super) fn is_in_charge(me: &InstanceRow, living: &[Instance]) -> bool {
+    let goes_first = |it: &InstanceRow| !it.standby || (it.started_at, &it.id) < (me.started_at, &me.id);
+    !living.iter().any(|it| it.row.id != me.id && it.row.name == me.name && !it.row.draining && goes_first(&it.row))
+}
+
+fn balance(owners: &BTreeMap<AccountId, Arc<str>>, living: &[Instance]) -> Desired {
     let able: Loads<'_> = living
         .iter()
-        .filter(|instance| !instance.row.draining)
+        .filter(|instance| is_active(instance, living))
         .map(|instance| (&instance.row.id, instance.row.accounts.iter().copied().collect()))
         .collect();
+    let successors: BTreeMap<&Arc<str>, &Arc<str>> =
+        living.iter().filter_map(|it| Some((&it.row.id, successor_of(&it.row, living)?))).collect();
     let mut loads: Loads<'_> = able.keys().map(|id| (*id, BTreeSet::new())).collect();
     let accounts: BTreeSet<AccountId> = able.values().flatten().copied().collect();
     let stays = |account: &AccountId| {
-        owners.get(account).filter(|owner| able.get(owner).is_some_and(|accounts| accounts.contains(account)))
+        let owner = owners.get(account)?;
+        let owner = successors.get(owner).copied().unwrap_or(owner);
+        able.get(owner).filter(|accounts| accounts.contains(account)).map(|_| owner)
     };
     for account in &accounts {
         if let Some(load) = stays(account).and_then(|owner| loads.get_mut(owner)) {

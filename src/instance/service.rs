@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::api::Seen;
-use super::plan::{Desired, Looker, duty, plan};
+use super::plan::{Desired, Looker, duty, is_in_charge, plan, successor_of};
 use crate::bus::Message;
 use crate::engines::{Duty, EngineRegistry};
 use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
 
 /// How often the leases are looked at while some account is another's or may become so.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often those that take over from each other tell each other how they stand.
+const BEAT_BESIDE: Duration = Duration::from_millis(250);
 /// After a beat that failed.
 const RETRY: Duration = Duration::from_millis(200);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,12 +28,34 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What an instance says of itself.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its row. The service itself sets whether it drains.
+    /// Its row. The service itself sets whether it drains, and to whom it hands its accounts over.
     pub row: InstanceRow,
     /// How long it counts as living without a beat; as its leases. It beats at a third of it.
     pub ttl: Duration,
     /// A lock proves that no other process uses the store: whoever else is in it is dead.
     pub alone: bool,
+}
+
+/// What an instance is up to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Course {
+    draining: bool,
+    standby: bool,
+    successor: Option<Arc<str>>,
+}
+
+/// Why accounts are not handed over, or not taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// No living instance that takes accounts has this id.
+    #[error("there is no such instance that takes accounts")]
+    NoSuchInstance,
+    /// It hands its own accounts over to this one.
+    #[error("that instance hands its accounts over to this one: let it take them back")]
+    Circle,
+    /// This one is shutting down.
+    #[error("this instance is shutting down")]
+    Draining,
 }
 
 /// What one look at the store showed, and what follows.
@@ -54,8 +78,10 @@ pub struct Instances {
     /// Tells the others to look.
     tell: Arc<dyn Fn() + Send + Sync>,
     asked: Arc<Notify>,
-    draining: Arc<watch::Sender<bool>>,
+    course: Arc<watch::Sender<Course>>,
     view: Arc<watch::Sender<View>>,
+    /// What the others were told last.
+    told: Arc<watch::Sender<Option<InstanceRow>>>,
 }
 
 impl fmt::Debug for Instances {
@@ -73,14 +99,16 @@ impl Instances {
         registry: Arc<EngineRegistry>,
         tell: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let course = Course { draining: false, standby: settings.row.standby, successor: None };
         Self {
             settings: Arc::new(settings),
             store,
             registry,
             tell: Arc::new(tell),
             asked: Arc::default(),
-            draining: Arc::new(watch::Sender::new(false)),
+            course: Arc::new(watch::Sender::new(course)),
             view: Arc::new(watch::Sender::new(View::default())),
+            told: Arc::new(watch::Sender::new(None)),
         }
     }
 
@@ -120,7 +148,7 @@ impl Instances {
     /// Takes no account from now on, and hands those it has to others that can have them. Returns once the others know and
     /// the engines are told; at once if nobody else is here. Cancel safe: what is begun goes on.
     pub async fn drain(&self) {
-        self.draining.send_replace(true);
+        self.course.send_modify(|course| course.draining = true);
         self.wake();
         let mut view = self.view.subscribe();
         let told = |view: &View| {
@@ -129,6 +157,61 @@ impl Instances {
         };
         // An error means that the task is gone; then the leases expire.
         let _gone = view.wait_for(told).await.is_err();
+    }
+
+    /// From now on all accounts that the instance `to` is able to trade are to be its own: idle ones at once, busy ones when
+    /// what is on the wire is settled. To say it again changes nothing. It ends by itself when that instance dies.
+    ///
+    /// # Errors
+    /// See [`HandOverError`]. Then nothing has changed.
+    pub fn hand_over(&self, to: &str) -> Result<(), HandOverError> {
+        let view = self.view.borrow();
+        let heir = view.living.iter().find(|it| &*it.row.id == to && to != &**self.id() && !it.row.draining);
+        let heir = heir.ok_or(HandOverError::NoSuchInstance)?;
+        if heir.row.successor.as_ref() == Some(self.id()) {
+            return Err(HandOverError::Circle);
+        }
+        self.steer(|course| course.successor = Some(Arc::clone(&heir.row.id)))
+    }
+
+    /// Hands nothing over any more, and wants back what was. To say it again changes nothing.
+    ///
+    /// # Errors
+    /// [`HandOverError::Draining`].
+    pub fn take_back(&self) -> Result<(), HandOverError> {
+        self.steer(|course| course.successor = None)
+    }
+
+    /// To whom accounts are handed over.
+    pub fn successor(&self) -> Option<Arc<str>> {
+        self.course.borrow().successor.clone()
+    }
+
+    /// Whether all accounts were handed over to a successor that lives.
+    pub fn is_handed_over(&self) -> bool {
+        let view = self.view.borrow();
+        let row = self.row();
+        successor_of(&row, &view.living).is_some()
+            && !view.leases.values().any(|lease| lease.owner == row.id && !lease.remaining.is_zero())
+    }
+
+    fn steer(&self, change: impl FnOnce(&mut Course)) -> Result<(), HandOverError> {
+        let mut result = Err(HandOverError::Draining);
+        self.course.send_if_modified(|course| {
+            let before = course.clone();
+            if !course.draining {
+                result = Ok(());
+                change(course);
+            }
+            *course != before
+        });
+        self.wake();
+        result
+    }
+
+    fn row(&self) -> InstanceRow {
+        let Course { draining, standby, successor } = self.course.borrow().clone();
+        InstanceRow { draining, standby, successor, ..self.settings.row.clone() }
     }
 
     /// Beats and looks until `stop`, then leaves. A beat that fails changes nothing: whoever loses a lease is told so by the
@@ -172,24 +255,50 @@ impl Instances {
 
     /// Says that this instance lives, and plans anew. Returns when to do so again.
     async fn beat(&self) -> Result<Option<Instant>, StoreError> {
-        let draining = *self.draining.borrow();
-        let row = InstanceRow { draining, ..self.settings.row.clone() };
+        let row = self.row();
         let started = Instant::now();
         let mut living = self.bounded(self.store.beat(&row, self.settings.ttl)).await?;
         if self.settings.alone {
             living.retain(|instance| instance.row.id == *self.id());
         }
+        self.settle(&row, &mut living);
         let leases = self.leases().await?;
         // One that dies is noticed when its row expires, and not a beat later.
         let others = living.iter().filter(|instance| instance.row.id != *self.id());
         let next_death = others.map(|instance| instance.remaining).min().unwrap_or(self.settings.ttl);
         let desired = plan(&owners(&leases), &living);
-        let was = self.view.borrow().living.iter().find(|it| it.row.id == *self.id()).map(|it| it.row.draining);
+        let in_slots = living.iter().any(|it| {
+            it.row.id != row.id && it.row.name == row.name && (it.row.standby || row.standby || row.successor.is_some())
+        });
         self.publish(View { living, leases, desired });
-        if was != Some(draining) {
+        if self.told.send_replace(Some(row.clone())).as_ref() != Some(&row) {
             (self.tell)();
         }
-        Ok(Some(started + (self.settings.ttl / 3).min(next_death.max(LOOK_EVERY))))
+        let most = if in_slots { BEAT_BESIDE } else { self.settings.ttl };
+        Ok(Some(started + (self.settings.ttl / 3).min(next_death.max(LOOK_EVERY)).min(most)))
+    }
+
+    /// What follows for this instance's own course from who lives: told to the others with the next beat, which is at once.
+    fn settle(&self, row: &InstanceRow, living: &mut [Instance]) {
+        let gone = row.successor.as_ref().filter(|_| !row.draining && successor_of(row, living).is_none());
+        let takes_charge = row.standby && is_in_charge(row, living);
+        let changed = self.course.send_if_modified(|course| {
+            let is_gone = gone.is_some() && course.successor.as_ref() == gone;
+            if is_gone {
+                tracing::warn!(successor = ?course.successor, "the successor is gone; its accounts are taken back");
+                course.successor = None;
+            }
+            if takes_charge {
+                tracing::info!("this instance stands by no more");
+                course.standby = false;
+            }
+            is_gone || takes_charge
+        });
+        if changed {
+            let row = self.row();
+            living.iter_mut().filter(|it| it.row.id == row.id).for_each(|it| it.row = row.clone());
+            self.wake();
+        }
     }
 
     /// Looks at the leases. Who lives is not asked anew unless some engine would be told something else: nothing is decided on

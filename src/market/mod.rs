@@ -28,9 +28,6 @@ pub enum MarketError {
     /// The live feed cannot be set up.
     #[error("market.source is `binance`, and TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
-    /// The venue that the events are handed to is closed.
-    #[error("the venue is closed")]
-    VenueClosed,
 }
 
 /// The configured symbols with their filters.

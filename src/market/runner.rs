@@ -97,7 +97,7 @@ impl MarketRunner {
             }
             let event = Arc::new(at(event, self.now.now()));
             if let Some(venue) = venue {
-                venue.on_market(Arc::clone(&event)).await.map_err(|_| MarketError::VenueClosed)?;
+                venue.on_market(Arc::clone(&event)).await;
             }
             if let Market::Quote(quote) = &*event {
                 let mut quotes = self.quotes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,9 +20,9 @@ use super::postgres::{Server, Use, check_server, reach};
 use super::sqlite::{OpenError, connect_options};
 
 /// The oldest schema that this binary works on.
-pub const SCHEMA_MIN: i64 = 4;
+pub const SCHEMA_MIN: i64 = 5;
 /// The newest schema that this binary works on: one ahead of its own, since migrations only add.
-pub const SCHEMA_MAX: i64 = 5;
+pub const SCHEMA_MAX: i64 = 6;
 
 const TABLE: &str = "_sqlx_migrations";
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -156,8 +156,22 @@ impl Schema {
         applied
     }
 
+    /// Whether this binary works on the schema of the database at `path`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn accepts(&self, path: &Path) -> Result<(), OpenError> {
+        let mut conn = SqliteConnection::connect_with(&connect_options(path).read_only(true)).await?;
+        let accepted = self.check(&mut conn).await;
+        conn.close().await?;
+        accepted
+    }
+
     /// Whether this binary works on the schema of a server's database.
-    pub(super) async fn check_server(&self, server: &Server) -> Result<(), OpenError> {
+    ///
+    /// # Errors
+    /// Why not, or the server cannot be asked.
+    pub async fn accepts_server(&self, server: &Server) -> Result<(), OpenError> {
         let mut conn = reach(server, Use::Read).await?;
         self.check(&mut conn).await?;
         Ok(conn.close().await?)

@@ -111,6 +111,10 @@ pub struct InstanceRow {
     pub accounts: Vec<AccountId>,
     /// It takes no account any more, and gives up those it has.
     pub draining: bool,
+    /// It takes accounts only when another hands them over to it, or when nobody else is able to trade them.
+    pub standby: bool,
+    /// To whom it hands its accounts over, as long as that one lives.
+    pub successor: Option<Arc<str>>,
     /// When it started, by its own clock.
     pub started_at: Timestamp,
 }

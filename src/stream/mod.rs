@@ -81,19 +81,23 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How long the end of a session may take: the last events, the Close, and the peer's Close.
     pub close_timeout: Duration,
+    /// Over how long the sessions' ends are spread when a successor takes over.
+    pub close_spread: Duration,
     /// Origins from which browsers may connect, such as `https://desk.example`, besides the server's own.
     pub allowed_origins: Vec<String>,
 }
 
 impl Settings {
-    /// From the configuration, with 10 s for a round and 2 s for the end of a session.
-    pub fn new(config: &StreamConfig, allowed_origins: Vec<String>) -> Self {
+    /// From the configuration, with 10 s for a round and 2 s for the end of a session. `close_streams` is the time in which
+    /// all sessions must end.
+    pub fn new(config: &StreamConfig, close_streams: Duration, allowed_origins: Vec<String>) -> Self {
         Self {
             max_sessions: config.max_sessions,
             auth_timeout: Duration::from_millis(config.auth_timeout_ms),
             ping_interval: Duration::from_millis(config.ping_interval_ms.max(1)),
             send_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(2),
+            close_spread: Duration::from_millis(config.close_spread_ms).min(close_streams / 2),
             allowed_origins,
         }
     }

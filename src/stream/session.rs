@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::ws::{Utf8Bytes, WebSocket};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout, timeout_at};
 use trading::event::Recorded;
 use trading::ids::{AccountId, Seq};
 
@@ -86,7 +86,7 @@ impl Session {
 
         let shared = Arc::clone(&self.shared);
         let wake = Arc::clone(&self.wake);
-        let mut closing = pin!(shared.deps.close.cancelled());
+        let mut closing = pin!(shared.turn_to_close());
         let mut draining = pin!(drain_begun(shared.deps.draining.clone()));
         let mut noticed = false;
         let mut ping = interval_at(Instant::now() + ping_interval, ping_interval);
@@ -303,6 +303,15 @@ impl Follow {
 }
 
 impl Shared {
+    /// Resolves when a session has to end: at once, or some time later if a successor takes over, so that not all come to that
+    /// one at the same time.
+    async fn turn_to_close(&self) {
+        self.deps.close.cancelled().await;
+        if *self.deps.draining.borrow() == Some(Drain::Upgrade) {
+            sleep(self.deps.settings.close_spread.mul_f64(rand::random())).await;
+        }
+    }
+
     /// Reads the store in its turn. The store bounds its own time; the turn has to come within the send timeout.
     async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, End> {
         let Ok(Ok(_turn)) = timeout(self.deps.settings.send_timeout, self.store_reads.acquire()).await else {

@@ -115,6 +115,8 @@ impl World {
             build_id: "test".into(),
             accounts: self.accounts.iter().map(|account| account.id).collect(),
             draining: false,
+            standby: false,
+            successor: None,
             started_at: self.clock.now(),
         };
         let listeners = Arc::clone(&self.listeners);

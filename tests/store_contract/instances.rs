@@ -68,6 +68,8 @@ fn instance() -> InstanceRow {
         build_id: "build".into(),
         accounts: vec![AccountId(1), AccountId(7)],
         draining: false,
+        standby: false,
+        successor: None,
         started_at: at(5),
     }
 }

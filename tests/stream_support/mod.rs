@@ -257,6 +257,7 @@ pub fn settings() -> Settings {
         ping_interval: PATIENCE,
         send_timeout: PATIENCE,
         close_timeout: PATIENCE,
+        close_spread: Duration::ZERO,
         allowed_origins: vec!["https://desk.example".into()],
     }
 }

@@ -78,7 +78,7 @@ impl Bench {
             ask_qty: ask_qty.parse().unwrap(),
             at: Timestamp::default(),
         };
-        self.venue.on_market(Arc::new(Market::Quote(quote))).await.unwrap();
+        self.venue.on_market(Arc::new(Market::Quote(quote))).await;
     }
 
     async fn send(&self, id: &str, kind: OrderKind) -> SendResult {

@@ -19,6 +19,8 @@ fn instance(n: usize, draining: bool, accounts: impl IntoIterator<Item = i64>) -
         build_id: String::new(),
         accounts: accounts.into_iter().map(AccountId).collect(),
         draining,
+        standby: false,
+        successor: None,
         started_at: Timestamp::default(),
     };
     Instance { row, remaining: Duration::from_secs(1) }
@@ -45,9 +47,16 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_instances()(of in prop::collection::vec((any::<bool>(), prop::collection::btree_set(0..40_i64, 0..40)), 0..7))
-        -> Vec<Instance> {
-        of.into_iter().enumerate().map(|(n, (draining, accounts))| instance(n, draining, accounts)).collect()
+    /// Some stand by, some name a successor: another one, themselves, or somebody who is gone.
+    fn any_instances()(of in prop::collection::vec(
+        (any::<bool>(), any::<bool>(), prop::option::of(0..8_usize), prop::collection::btree_set(0..40_i64, 0..40)), 0..7
+    )) -> Vec<Instance> {
+        let instances = of.into_iter().enumerate().map(|(n, (draining, standby, successor, accounts))| {
+            let mut made = instance(n, draining, accounts);
+            (made.row.standby, made.row.successor) = (standby, successor.map(id));
+            made
+        });
+        instances.collect()
     }
 }
 
@@ -143,4 +152,60 @@ fn an_expired_lease_is_taken_by_the_heir_alone() {
 fn who_drains_keeps_what_nobody_else_can_have() {
     let held = lease(AccountId(1), &id(1), Duration::from_secs(3));
     assert!(matches!(duty(Some(&held), None, looker(&id(1))), Duty::Run(_)));
+}
+
+/// 0 trades accounts 0 to 9; 1 stands by beside it; 2, elsewhere, trades accounts 10 to 19.
+fn host_with_two_slots() -> (Desired, Vec<Instance>) {
+    let mut living = equals(0..3, 20);
+    living[1].row.standby = true;
+    let owners = (0..20).map(|n| (AccountId(n), id(if n < 10 { 0 } else { 2 }))).collect();
+    (owners, living)
+}
+
+#[test]
+fn one_that_stands_by_gets_nothing_until_it_is_named() {
+    let (owners, living) = host_with_two_slots();
+    assert_eq!(plan(&owners, &living), owners);
+}
+
+#[test]
+fn a_successor_gets_what_its_predecessor_had_and_gives_it_back_when_it_is_named_no_more() {
+    let (owners, mut living) = host_with_two_slots();
+    living[0].row.successor = Some(id(1));
+    let after = plan(&owners, &living);
+    assert_eq!(loads(&after, &living), [0, 10, 10]);
+    assert!(moved(&owners, &after).iter().all(|account| owners[account] == id(0)), "others are not moved");
+    living[0].row.successor = None;
+    assert_eq!(plan(&after, &living), owners);
+}
+
+#[test]
+fn what_a_dead_successor_had_is_its_predecessors_again() {
+    let (owners, mut living) = host_with_two_slots();
+    living[0].row.successor = Some(id(1));
+    let after = plan(&owners, &living);
+    living.remove(1);
+    assert_eq!(plan(&after, &living), owners);
+}
+
+#[test]
+fn one_that_stands_by_takes_over_when_nobody_else_is_left() {
+    let (owners, living) = host_with_two_slots();
+    let alone = [living[1].clone()];
+    assert_eq!(loads(&plan(&owners, &alone), &alone), [20]);
+}
+
+#[test]
+fn one_is_in_charge_once_all_before_it_of_its_name_are_gone_or_on_their_way() {
+    let mut living = equals(0..3, 1);
+    (living[1].row.standby, living[2].row.standby) = (true, true);
+    let in_charge = |n: usize, living: &[Instance]| is_in_charge(&living[n].row, living);
+    assert!(!in_charge(1, &living), "the first one serves");
+    living[0].row.successor = Some(id(1));
+    assert!(!in_charge(1, &living), "the first one may take its accounts back");
+    living[0].row.draining = true;
+    assert!(in_charge(1, &living));
+    assert!(!in_charge(2, &living), "another stood by before it");
+    living.remove(0);
+    assert!(is_in_charge(&living[0].row, &living));
 }

@@ -23,11 +23,12 @@ fn until(micros: i64) -> Duration {
 pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duration) -> Sql<Vec<Instance>> {
     let accounts: Vec<i64> = row.accounts.iter().map(|account| account.0).collect();
     sqlx::query(
-        "INSERT INTO hg_sys_instance (id, name, address, build_id, accounts, draining, started_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $8)
+        "INSERT INTO hg_sys_instance (id, name, address, build_id, accounts, draining, started_at, expires_at, standby, successor)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $8, $9, $10)
          ON CONFLICT (id) DO UPDATE SET
              name = excluded.name, address = excluded.address, build_id = excluded.build_id,
-             accounts = excluded.accounts, draining = excluded.draining, expires_at = excluded.expires_at",
+             accounts = excluded.accounts, draining = excluded.draining, expires_at = excluded.expires_at,
+             standby = excluded.standby, successor = excluded.successor",
     )
     .bind(escape(&row.id))
     .bind(escape(&row.name))
@@ -37,6 +38,8 @@ pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duratio
     .bind(i64::from(row.draining))
     .bind(row.started_at.micros())
     .bind(micros(ttl))
+    .bind(i64::from(row.standby))
+    .bind(row.successor.as_deref().map(escape))
     .execute(&mut *conn)
     .await?;
     sqlx::query(
@@ -47,7 +50,7 @@ pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duratio
     .await?;
     let rows = sqlx::query(
         "SELECT id, name, address, build_id, accounts, draining, started_at,
-             expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+             expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, standby, successor
          FROM hg_sys_instance WHERE expires_at > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint ORDER BY id",
     )
     .fetch_all(conn)
@@ -66,6 +69,8 @@ fn instance(row: &sqlx::postgres::PgRow) -> Sql<Instance> {
         accounts: accounts.into_iter().map(AccountId).collect(),
         draining: row.try_get::<i64, _>(5)? != 0,
         started_at: Timestamp::from_micros(row.try_get(6)?),
+        standby: row.try_get::<i64, _>(8)? != 0,
+        successor: row.try_get::<Option<&str>, _>(9)?.map(|id| Arc::from(&*unescape(id))),
     };
     Ok(Instance { row: found, remaining: until(row.try_get(7)?) })
 }

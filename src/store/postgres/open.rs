@@ -226,7 +226,7 @@ pub(super) async fn open(server: &Server, options: &OpenOptions) -> Result<Sessi
     if options.migrate {
         options.schema.up_on_server(server).await?;
     } else {
-        options.schema.check_server(server).await?;
+        options.schema.accepts_server(server).await?;
     }
     Session::open(server, None).await.map_err(|error| unreachable_server(server, &error))
 }

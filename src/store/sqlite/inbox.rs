@@ -5,12 +5,12 @@ use trading::command::Command;
 use trading::ids::AccountId;
 use trading::time::Timestamp;
 
+use super::once::in_transaction;
 use crate::store::Stored;
 use crate::store::read::{self, Read};
 
-/// Nobody writes between the statements: this is the only connection that does.
 pub(super) async fn store(
-    mut conn: &mut SqliteConnection,
+    conn: &mut SqliteConnection,
     account: AccountId,
     command: Command,
     at: Timestamp,
@@ -18,6 +18,7 @@ pub(super) async fn store(
 ) -> Result<Read<Stored>, sqlx::Error> {
     let Command { source, dedup_key, wish } = command;
     let wish = serde_json::to_string(&wish).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    in_transaction(conn, async |mut conn| {
     let done = sqlx::query(
         "INSERT INTO hg_trading_inbox (account, source, dedup_key, wish, received_at)
          SELECT ?1, ?2, ?3, ?4, ?5
@@ -37,4 +38,6 @@ pub(super) async fn store(
         return Ok(Ok(Stored::New));
     }
     Ok(read::not_stored(&mut conn, &source, &dedup_key).await)
+    })
+    .await
 }

@@ -22,11 +22,12 @@ fn until(micros: i64) -> Duration {
 pub(super) async fn beat(conn: &mut SqliteConnection, row: InstanceRow, ttl: Duration) -> Sql<Vec<Instance>> {
     let accounts: Vec<i64> = row.accounts.iter().map(|account| account.0).collect();
     sqlx::query(
-        "INSERT INTO hg_sys_instance (id, name, address, build_id, accounts, draining, started_at, expires_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?8)
+        "INSERT INTO hg_sys_instance (id, name, address, build_id, accounts, draining, started_at, expires_at, standby, successor)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?8, ?9, ?10)
          ON CONFLICT (id) DO UPDATE SET
              name = excluded.name, address = excluded.address, build_id = excluded.build_id,
-             accounts = excluded.accounts, draining = excluded.draining, expires_at = excluded.expires_at",
+             accounts = excluded.accounts, draining = excluded.draining, expires_at = excluded.expires_at,
+             standby = excluded.standby, successor = excluded.successor",
     )
     .bind(row.id.as_ref())
     .bind(row.name)
@@ -36,6 +37,8 @@ pub(super) async fn beat(conn: &mut SqliteConnection, row: InstanceRow, ttl: Dur
     .bind(row.draining)
     .bind(row.started_at.micros())
     .bind(micros(ttl))
+    .bind(row.standby)
+    .bind(row.successor.as_deref())
     .execute(&mut *conn)
     .await?;
     sqlx::query("DELETE FROM hg_sys_instance WHERE expires_at < CAST(unixepoch('subsec') * 1000000 AS INTEGER) - ?")
@@ -44,7 +47,7 @@ pub(super) async fn beat(conn: &mut SqliteConnection, row: InstanceRow, ttl: Dur
         .await?;
     let rows = sqlx::query(
         "SELECT id, name, address, build_id, accounts, draining, started_at,
-             expires_at - CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS remaining
+             expires_at - CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS remaining, standby, successor
          FROM hg_sys_instance WHERE remaining > 0 ORDER BY id",
     )
     .fetch_all(conn)
@@ -63,6 +66,8 @@ fn instance(row: &sqlx::sqlite::SqliteRow) -> Sql<Instance> {
         accounts: accounts.into_iter().map(AccountId).collect(),
         draining: row.try_get(5)?,
         started_at: Timestamp::from_micros(row.try_get(6)?),
+        standby: row.try_get(8)?,
+        successor: row.try_get::<Option<&str>, _>(9)?.map(Arc::from),
     };
     Ok(Instance { row: found, remaining: until(row.try_get(7)?) })
 }

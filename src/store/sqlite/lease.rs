@@ -10,6 +10,7 @@ use sqlx::{Row as _, SqliteConnection};
 use trading::ids::{AccountId, Epoch};
 use trading::time::Timestamp;
 
+use super::once::in_transaction;
 use crate::store::batch::{lease_name, name_of};
 use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
@@ -133,6 +134,10 @@ pub(super) async fn add_api_key(conn: &mut SqliteConnection, key: ApiKey) -> Sql
 }
 
 pub(super) async fn revoke_api_key(conn: &mut SqliteConnection, id: String, at: Timestamp) -> Sql<Revocation> {
+    in_transaction(conn, async |conn| revoke(conn, id, at).await).await
+}
+
+async fn revoke(conn: &mut SqliteConnection, id: String, at: Timestamp) -> Sql<Revocation> {
     let done = sqlx::query(
         "UPDATE hg_sys_api_key SET revoked_at = ?2, hash = 'revoked:' || id
          WHERE id = ?1 AND revoked_at IS NULL AND (role <> 'admin' OR EXISTS (
@@ -145,7 +150,6 @@ pub(super) async fn revoke_api_key(conn: &mut SqliteConnection, id: String, at: 
     if done.rows_affected() == 1 {
         return Ok(Revocation::Revoked);
     }
-    // Nobody writes between the two statements: this is the only connection that does.
     let known: Option<Option<i64>> =
         sqlx::query_scalar("SELECT revoked_at FROM hg_sys_api_key WHERE id = ?").bind(id).fetch_optional(conn).await?;
     Ok(match known {

@@ -1,42 +1,54 @@
-//! The lock that belongs to a database file: one process at a time has it open for writing.
+//! The lock that belongs to a database file: one process at a time has it open for writing, or several that share it.
 //!
-//! Whoever holds it knows that no other living process writes, so that a lease in the file belongs to a dead one, whatever
-//! data directory that one had. It is a file of its own beside the database: SQLite's own locks on the database would be
-//! lost if this process closed another descriptor of it. Readers, such as the audit, do not take it.
+//! Whoever was alone when it took it knows that no other living process wrote then, so that a lease in the file belongs to a
+//! dead one, whatever data directory that one had. It is a file of its own beside the database: SQLite's own locks on the
+//! database would be lost if this process closed another descriptor of it. Readers, such as the audit, do not take it.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
+use crate::lock::{LockError, ProcessLock};
 
-/// Held as long as this lives. The operating system frees it when the process ends, however it ends.
+/// Held as long as this lives.
 #[derive(Debug)]
 pub(super) struct WriteLock {
-    _file: File,
+    lock: ProcessLock,
+    database: PathBuf,
+    shares: bool,
 }
 
 impl WriteLock {
     /// Takes the lock of the database at `path`, which must exist. Two names of one file have one lock, if the names are
     /// symbolic links.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
-        let failed = |path: &Path, error: std::io::Error| OpenError::NotWritable {
+    pub(super) async fn take(path: &Path, shares: bool) -> Result<Self, OpenError> {
+        let database = path.canonicalize().map_err(|error| OpenError::NotWritable {
             path: path.to_owned(),
             detail: error.to_string(),
-        };
-        let lock = name(&path.canonicalize().map_err(|error| failed(path, error))?);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock)
-            .map_err(|error| failed(&lock, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned(), lock }),
-            Err(TryLockError::Error(error)) => Err(failed(&lock, error)),
-        }
+        })?;
+        let lock = ProcessLock::take(&name(&database), shares).await.map_err(|error| failed(&database, &error))?;
+        Ok(Self { lock, database, shares })
+    }
+
+    /// Whether no other process had the database open for writing.
+    pub(super) fn was_alone(&self) -> bool {
+        self.lock.was_alone()
+    }
+
+    /// Whether others may come, or are here.
+    pub(super) fn shares(&self) -> bool {
+        self.shares
+    }
+
+    /// The opening is over: others may come, if they share it too.
+    pub(super) fn opened(&self) -> Result<(), OpenError> {
+        if self.shares { self.lock.share().map_err(|error| failed(&self.database, &error)) } else { Ok(()) }
+    }
+}
+
+fn failed(database: &Path, error: &LockError) -> OpenError {
+    match error {
+        LockError::Taken => OpenError::InUse { path: database.to_owned(), lock: name(database) },
+        LockError::Io(error) => OpenError::NotWritable { path: name(database), detail: error.to_string() },
     }
 }
 

@@ -7,7 +7,10 @@
 //! 3. A merged transaction that fails is undone, and each of its commits is tried alone: no account fails for another.
 //! 4. After an I/O error nothing is written until the store is opened again. The kernel drops pages that it could not write
 //!    and SQLite lets the next commit succeed as if nothing had happened ("fsyncgate"): only recovery from the file tells.
-//! 5. One process at a time has a database open for writing: the [`Writer`] holds the lock of the file itself.
+//! 5. One process at a time has a database open for writing, or several that were told to share it: the [`Writer`] holds the
+//!    lock of the file itself. Between those, `BEGIN IMMEDIATE` with a busy timeout serialises the transactions, and the leases
+//!    checked inside each of them keep the accounts apart. Only one that is alone migrates. 4 holds for each of them: what a
+//!    failed commit left in the log is not in the log's index, so the other one's next commit overwrites it.
 
 mod dump;
 mod inbox;

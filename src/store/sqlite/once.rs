@@ -130,7 +130,8 @@ fn json<T: serde::Serialize>(rows: &T) -> Sql<String> {
     serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
-async fn in_transaction<T>(
+/// What several statements do, with nobody in between.
+pub(super) async fn in_transaction<T>(
     conn: &mut SqliteConnection,
     work: impl AsyncFnOnce(&mut SqliteConnection) -> Sql<T>,
 ) -> Sql<T> {

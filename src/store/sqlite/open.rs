@@ -144,13 +144,15 @@ pub struct OpenOptions {
     pub schema: Schema,
     /// How many commits and other writes may wait; further ones wait for room.
     pub queue: usize,
+    /// Whether other processes that say the same may have it open for writing at the same time: leases keep them apart.
+    pub share: bool,
     /// Limits the file's size in pages of 4 KiB, so that a test can fill the disk.
     pub max_pages: Option<u32>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { migrate: true, schema: Schema::sqlite(), queue: 1024, max_pages: None }
+        Self { migrate: true, schema: Schema::sqlite(), queue: 1024, share: false, max_pages: None }
     }
 }
 
@@ -170,13 +172,18 @@ type Open = (WriteLock, SqliteConnection, SqlitePool);
 
 pub(super) async fn open(path: &Path, options: &OpenOptions) -> Result<Open, OpenError> {
     create(path)?;
-    let lock = WriteLock::take(path)?;
+    let lock = WriteLock::take(path, options.share).await?;
     check_header(path)?;
-    let (conn, readers) = open_checked(path, options).await.map_err(|error| error.at(path))?;
+    let (conn, readers) = open_checked(path, options, &lock).await.map_err(|error| error.at(path))?;
+    lock.opened()?;
     Ok((lock, conn, readers))
 }
 
-async fn open_checked(path: &Path, options: &OpenOptions) -> Result<(SqliteConnection, SqlitePool), OpenError> {
+async fn open_checked(
+    path: &Path,
+    options: &OpenOptions,
+    lock: &WriteLock,
+) -> Result<(SqliteConnection, SqlitePool), OpenError> {
     let writable = connect_options(path)
         .journal_mode(SqliteJournalMode::Wal)
         .pragma("journal_size_limit", "67108864")
@@ -186,11 +193,15 @@ async fn open_checked(path: &Path, options: &OpenOptions) -> Result<(SqliteConne
     if fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED_AT_OPENING_BYTES) {
         quick_check(&mut conn, path).await?;
     }
-    if options.migrate {
+    // Beside a living process nothing is migrated: it has to be done before, by a command of its own.
+    if options.migrate && lock.was_alone() {
         // Migrates on a connection of its own, under the lock.
         options.schema.up(path).await?;
     }
     options.schema.check(&mut conn).await?;
+    if lock.shares() && lock.was_alone() {
+        forget_the_dead(&mut conn).await?;
+    }
     sync_directory(path)?;
     if let Some(pages) = options.max_pages {
         let limit = format!("PRAGMA max_page_count = {pages}");
@@ -207,6 +218,13 @@ async fn open_checked(path: &Path, options: &OpenOptions) -> Result<(SqliteConne
         .connect_with(connect_options(path).read_only(true))
         .await?;
     Ok((conn, readers))
+}
+
+/// What instances left here that ended without a word. Who does not share need not: nobody else can come.
+async fn forget_the_dead(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    // Leases that have expired, and were not given up.
+    sqlx::query("UPDATE hg_trading_lease SET expires_at = 1 WHERE expires_at > 1").execute(&mut *conn).await?;
+    sqlx::query("DELETE FROM hg_sys_instance").execute(conn).await.map(drop)
 }
 
 /// Makes the file, for its owner only: SQLite gives its log the same mode.

@@ -77,7 +77,8 @@ impl Backend for File {
     }
 
     async fn end(mut self) {
-        if !self.is_broken() {
+        // Whoever closes the database last checkpoints, too. Truncating would hold up those that go on writing.
+        if !self.is_broken() && !self.lock.shares() {
             match sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.conn).await {
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "no checkpoint at the end; the log is replayed at the next start"),

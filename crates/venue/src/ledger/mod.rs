@@ -183,6 +183,24 @@ pub fn read_with(path: &Path, mut progress: impl FnMut(u64)) -> Result<Image, Le
     Ok(fold.into_image())
 }
 
+/// What tells a ledger from every other, without locking it. `None` as long as nothing has happened in it.
+pub fn id(path: &Path) -> Result<Option<String>, LedgerError> {
+    let io = |source| LedgerError::Io { path: path.to_owned(), source };
+    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let (mut bytes, mut line) = (Vec::new(), 0_u64);
+    loop {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(io)? == 0 || bytes.pop() != Some(b'\n') {
+            return Ok(None);
+        }
+        line += 1;
+        let damaged = |reason| LedgerError::Damaged { path: path.to_owned(), line, reason };
+        if let Some(id) = parse(&bytes).map_err(damaged)?.iter().find_map(id_of) {
+            return Ok(Some(id));
+        }
+    }
+}
+
 /// Hands every record of `file` to `each`, with how many bytes came before its line. Returns how many bytes of whole lines
 /// there are.
 fn replay(

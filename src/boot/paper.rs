@@ -1,0 +1,111 @@
+//! The paper venue lives in one process at a time: the one that trades its accounts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use trading::ids::AccountId;
+use venue::host::Driver;
+use venue::ledger::LedgerError;
+
+use crate::failpoints;
+use crate::gateway::paper::PaperVenue;
+use crate::instance::{Instances, View};
+
+/// Between two tries while another process has the ledger.
+const POLL: Duration = Duration::from_millis(5);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Keeps the ledger open as long as it is wanted here. Ends, with the ledger closed, after `stop`.
+///
+/// `driver` is there if the ledger is open already.
+pub(super) async fn keep(
+    venue: PaperVenue,
+    mut driver: Option<Driver>,
+    mut wanted: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    loop {
+        let opened = match driver.take() {
+            Some(driver) => Some(driver),
+            None => stop.run_until_cancelled(open(&venue, &mut wanted)).await.flatten(),
+        };
+        let Some(opened) = opened else { return };
+        let mut running = tokio::task::spawn_blocking(move || opened.run_blocking());
+        let until = async {
+            if let Err(error) = venue.open_accounts().await {
+                tracing::warn!(%error, "an account was not opened at the paper venue");
+            }
+            let unwanted = wanted.wait_for(|wanted| !wanted);
+            if stop.run_until_cancelled(unwanted).await.is_none_or(|unwanted| unwanted.is_err()) {
+                stop.cancelled().await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            () = until => {
+                venue.close();
+                (&mut running).await
+            }
+        };
+        venue.close();
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the paper venue ended"),
+            Err(error) => tracing::error!(%error, "the paper venue ended"),
+        }
+        failpoints::hit("u3").await;
+        if stop.is_cancelled() {
+            return;
+        }
+        tracing::info!("the paper venue's ledger is closed: its accounts are traded elsewhere");
+    }
+}
+
+/// Waits until the ledger is wanted here and free. `None` if nobody can want it any more.
+async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<Driver> {
+    loop {
+        wanted.wait_for(|wanted| *wanted).await.ok()?;
+        failpoints::hit("u4").await;
+        let opening = venue.clone();
+        match tokio::task::spawn_blocking(move || opening.open_ledger()).await {
+            Ok(Ok(driver)) => {
+                tracing::info!("the paper venue's ledger is open");
+                failpoints::hit("u5").await;
+                return Some(driver);
+            }
+            Ok(Err(LedgerError::Locked(_))) => sleep(POLL).await,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the paper venue's ledger cannot be opened");
+                sleep(RETRY).await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the paper venue's ledger cannot be opened");
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Wants the ledger while some of these accounts is traded here, or is to be; until `stop`.
+pub(super) async fn want(
+    instances: Instances,
+    accounts: BTreeSet<AccountId>,
+    wanted: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    let me = instances.id();
+    let is_ours = |view: &View, account: &AccountId| {
+        let held = view.leases.get(account).is_some_and(|lease| lease.owner == *me && !lease.remaining.is_zero());
+        held || view.desired.get(account) == Some(me)
+    };
+    let mut views = instances.view();
+    while let Some(Ok(())) = stop.run_until_cancelled(views.changed()).await {
+        let view = views.borrow_and_update();
+        let some = view.living.is_empty() || accounts.iter().any(|account| is_ours(&view, account));
+        wanted.send_if_modified(|wanted| std::mem::replace(wanted, some) != some);
+    }
+}

@@ -1,0 +1,115 @@
+//! This process's part in an upgrade: when it accepts, and whether it could serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use futures_util::future::join_all;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::admin::{SelfTest, SelfTestCheck};
+use crate::config::{AccountConfig, PAPER};
+use crate::gateway::Gateway;
+use crate::gateway::paper::PaperVenue;
+use crate::store::migrate::Schema;
+use crate::store::{Database, Store};
+
+/// What one check may take: less than a request at the private listener.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Whether connections are accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Accepting {
+    told: Arc<watch::Sender<bool>>,
+    stop: CancellationToken,
+}
+
+impl Accepting {
+    /// `stop` ends it.
+    pub(super) fn new(at_once: bool, stop: CancellationToken) -> Self {
+        Self { told: Arc::new(watch::Sender::new(at_once)), stop }
+    }
+
+    /// From now on.
+    pub(super) fn begin(&self) {
+        self.told.send_replace(true);
+    }
+
+    /// Whether it does at this moment.
+    pub(super) fn is_on(&self) -> bool {
+        *self.told.borrow() && !self.stop.is_cancelled()
+    }
+
+    /// Waits until it begins. False if it was stopped before.
+    pub(super) async fn begun(&self) -> bool {
+        let mut told = self.told.subscribe();
+        let begun = self.stop.run_until_cancelled(told.wait_for(|begun| *begun)).await;
+        begun.is_some_and(|begun| begun.is_ok())
+    }
+}
+
+/// What a self-test tries.
+#[derive(Clone)]
+pub(super) struct Trial {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) database: Arc<Database>,
+    /// Each account's port to its venue.
+    pub(super) venues: Vec<(Arc<dyn Gateway>, AccountConfig)>,
+    /// It may live in another process at this moment.
+    pub(super) paper: Option<PaperVenue>,
+    pub(super) router: Router,
+}
+
+impl Trial {
+    pub(super) async fn run(self) -> SelfTest {
+        let Self { store, database, venues, paper, router } = self;
+        let paper_is_here = paper.is_some_and(|paper| paper.host().is_some());
+        let store = check("store".to_owned(), async move {
+            store.ping().await.map(|()| "takes writes".to_owned()).map_err(|error| error.to_string())
+        });
+        let schema = check("schema".to_owned(), schema(database));
+        let router = check("router".to_owned(), request(router));
+        let venues = venues.into_iter().map(|(venue, account)| {
+            check(format!("venue:{}", account.label), async move {
+                if account.venue == PAPER && !paper_is_here {
+                    return Ok("lives in another process".to_owned());
+                }
+                let symbols = venue.symbols().await.map_err(|error| error.to_string())?;
+                Ok(format!("answers, with {} symbols", symbols.len()))
+            })
+        });
+        let (store, schema, router, venues) = tokio::join!(store, schema, router, join_all(venues));
+        [store, schema, router].into_iter().chain(venues).collect()
+    }
+}
+
+async fn check(name: String, work: impl Future<Output = Result<String, String>>) -> SelfTestCheck {
+    let result = timeout(CHECK_TIMEOUT, work).await;
+    let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
+    let ok = result.is_ok();
+    let (Ok(detail) | Err(detail)) = result;
+    SelfTestCheck { name, ok, detail }
+}
+
+async fn schema(database: Arc<Database>) -> Result<String, String> {
+    let steps = match &*database {
+        Database::Sqlite(path) => Schema::sqlite().accepts(path).await,
+        Database::Postgres(server) => Schema::postgres().accepts_server(server).await,
+    };
+    steps.map(|()| "is one that this build works on".to_owned()).map_err(|error| error.to_string())
+}
+
+/// A request as a client would make it.
+async fn request(router: Router) -> Result<String, String> {
+    let request = Request::get("/api/health/live").body(Body::empty()).map_err(|error| error.to_string())?;
+    let answer = router.oneshot(request).await.map_err(|error| error.to_string())?;
+    match answer.status() {
+        StatusCode::OK => Ok("answers".to_owned()),
+        other => Err(format!("answers {other}")),
+    }
+}
