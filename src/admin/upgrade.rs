@@ -12,13 +12,13 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Tells this process what its part in an upgrade is. None of these blocks.
+/// Tells this process what its part in an upgrade is.
 #[derive(Clone)]
 pub struct UpgradeControl {
     /// Accepts connections from now on, if it does not already.
     pub accept: Arc<dyn Fn() + Send + Sync>,
     /// Hands all accounts over to the instance with this id, or says why not.
-    pub hand_over: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub hand_over: Arc<dyn Fn(String) -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
     /// Takes them back, or says why not.
     pub take_back: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// Tries everything that serving needs.
@@ -85,7 +85,7 @@ async fn self_test(State(control): State<UpgradeControl>) -> Response {
 }
 
 async fn hand_over(State(control): State<UpgradeControl>, Json(HandOver { to }): Json<HandOver>) -> Response {
-    answer((control.hand_over)(&to))
+    answer((control.hand_over)(to).await)
 }
 
 async fn take_back(State(control): State<UpgradeControl>) -> Response {

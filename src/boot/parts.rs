@@ -193,7 +193,10 @@ fn upgrade_control(accepting: &Accepting, instances: &Instances, trial: Trial) -
     let (accepting, to, back) = (accepting.clone(), instances.clone(), instances.clone());
     UpgradeControl {
         accept: Arc::new(move || accepting.begin()),
-        hand_over: Arc::new(move |heir| to.hand_over(heir).map_err(|error| error.to_string())),
+        hand_over: Arc::new(move |heir| {
+            let to = to.clone();
+            Box::pin(async move { to.hand_over(&heir).await.map_err(|error| error.to_string()) })
+        }),
         take_back: Arc::new(move || back.take_back().map_err(|error| error.to_string())),
         self_test: Arc::new(move || Box::pin(trial.clone().run())),
     }

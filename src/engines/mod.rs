@@ -106,6 +106,8 @@ pub struct EngineStatus {
     pub unresolved: Vec<(ClientOrderId, Duration)>,
     /// Commands waiting.
     pub queued: usize,
+    /// It was another instance's, and has not been ready here since: commands wait for it in the inbox.
+    pub awaited: bool,
 }
 
 impl EngineStatus {
@@ -116,7 +118,7 @@ impl EngineStatus {
 
     /// Whether commands are another instance's to decide.
     fn is_elsewhere(&self) -> bool {
-        matches!(self.state, STANDBY | HANDING_OVER | UNOWNED)
+        self.awaited || matches!(self.state, STANDBY | HANDING_OVER | UNOWNED)
     }
 }
 

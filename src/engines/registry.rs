@@ -105,6 +105,7 @@ impl EngineRegistry {
                 live_orders: 0,
                 unresolved: Vec::new(),
                 queued: 0,
+                awaited: false,
             };
             let (drained, _) = watch::channel(false);
             let face = Arc::new(Face { status: Mutex::new(status), drained });

@@ -483,6 +483,7 @@ impl<'a> Session<'a> {
                 robots_running: engine.running_robots(),
                 live_orders: engine.live_orders().count(),
                 unresolved,
+                awaited: status.awaited && !ready,
                 ..status.clone()
             };
         });

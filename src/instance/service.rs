@@ -21,6 +21,8 @@ use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often those that take over from each other tell each other how they stand.
 const BEAT_BESIDE: Duration = Duration::from_millis(250);
+/// How long an instance is waited for that was not heard of yet.
+const INTRODUCTION: Duration = Duration::from_secs(2);
 /// After a beat that failed.
 const RETRY: Duration = Duration::from_millis(200);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -160,14 +162,18 @@ impl Instances {
     }
 
     /// From now on all accounts that the instance `to` is able to trade are to be its own: idle ones at once, busy ones when
-    /// what is on the wire is settled. To say it again changes nothing. It ends by itself when that instance dies.
+    /// what is on the wire is settled. To say it again changes nothing. It ends by itself when that instance dies. Cancel safe.
     ///
     /// # Errors
     /// See [`HandOverError`]. Then nothing has changed.
-    pub fn hand_over(&self, to: &str) -> Result<(), HandOverError> {
-        let view = self.view.borrow();
-        let heir = view.living.iter().find(|it| &*it.row.id == to && to != &**self.id() && !it.row.draining);
-        let heir = heir.ok_or(HandOverError::NoSuchInstance)?;
+    pub async fn hand_over(&self, to: &str) -> Result<(), HandOverError> {
+        let takes = |it: &&Instance| &*it.row.id == to && to != &**self.id() && !it.row.draining;
+        let mut views = self.view.subscribe();
+        // It may have come a moment ago.
+        self.wake();
+        let view = timeout(INTRODUCTION, views.wait_for(|view| view.living.iter().any(|it| takes(&it)))).await;
+        let Ok(Ok(view)) = view else { return Err(HandOverError::NoSuchInstance) };
+        let heir = view.living.iter().find(takes).ok_or(HandOverError::NoSuchInstance)?;
         if heir.row.successor.as_ref() == Some(self.id()) {
             return Err(HandOverError::Circle);
         }

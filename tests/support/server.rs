@@ -26,6 +26,7 @@ const QUICK: &[(&str, &str)] = &[
     ("HOTGO__VENUE__ABSENCE_MARGIN_MS", "200"),
     ("HOTGO__VENUE__REQUEST_TIMEOUT_MS", "400"),
     ("HOTGO__VENUE__PAPER__ALLOW_FAULTS", "true"),
+    ("HOTGO__INSTANCE__HAND_OVER_MS", "1500"),
     ("HOTGO__SHUTDOWN__STOP_ACCEPTING_MS", "1000"),
     ("HOTGO__SHUTDOWN__LINGER_MS", "50"),
     ("HOTGO__SHUTDOWN__STOP_SIGNALS_MS", "500"),
@@ -132,6 +133,12 @@ impl Installation {
         self.directory.path().join(name)
     }
 
+    /// The private socket of the next process.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        let set = self.settings.iter().find(|(name, _)| name == "HOTGO__ADMIN__SOCKET");
+        set.map_or_else(|| self.data_dir().join("admin.sock"), |(_, path)| path.into())
+    }
+
     /// The database file.
     pub(crate) fn database(&self) -> PathBuf {
         self.data_dir().join("hotgo.db")
@@ -183,7 +190,7 @@ pub(crate) struct Server {
     process: Process,
     address: Option<SocketAddr>,
     token: Option<String>,
-    data_dir: PathBuf,
+    admin_socket: PathBuf,
 }
 
 /// A robot that was made for a test.
@@ -206,7 +213,7 @@ impl Server {
             .envs(installation.settings.iter().map(|(name, value)| (name, value)))
             .current_dir(installation.directory.path());
         let process = Process::start(command).unwrap().patience(READY);
-        Self { process, address: None, token: installation.token.clone(), data_dir: installation.data_dir() }
+        Self { process, address: None, token: installation.token.clone(), admin_socket: installation.admin_socket() }
     }
 
     /// Waits until it says where it listens.
@@ -293,7 +300,7 @@ impl Server {
 
     /// The admin socket.
     pub(crate) fn admin(&self) -> Client {
-        Client::unix(&self.data_dir.join("admin.sock"))
+        Client::unix(&self.admin_socket)
     }
 
     /// An open, authenticated websocket.

@@ -68,6 +68,32 @@ impl Socket {
         .await
     }
 
+    /// The next JSON message, or how it ended.
+    pub(crate) async fn next(&mut self) -> Result<Value, Ended> {
+        loop {
+            return match self.inner.next().await {
+                Some(Ok(Message::Text(text))) => Ok(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    Err(Ended::Closed(frame.code.into(), frame.reason.to_string()))
+                }
+                Some(Ok(Message::Close(None))) => Err(Ended::Closed(1005, String::new())),
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => Err(Ended::Broken(error.to_string())),
+                None => Err(Ended::Broken("end of stream".into())),
+            };
+        }
+    }
+
+    /// Opens `/api/ws`, or says why there is none.
+    pub(crate) async fn try_open(address: SocketAddr, token: &str) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let (inner, _) =
+            client_async(format!("ws://{address}/api/ws"), stream).await.map_err(std::io::Error::other)?;
+        let mut socket = Self { inner };
+        socket.send(&json!({"op": "auth", "token": token})).await;
+        Ok(socket)
+    }
+
     /// Reads until it ends.
     pub(crate) async fn until_end(&mut self, limit: Duration) -> Ended {
         within(limit, "the websocket ends", async {

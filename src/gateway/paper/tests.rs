@@ -427,8 +427,8 @@ async fn a_closed_venue_takes_nothing_and_says_that_nothing_was_sent() {
         timestamp: system_now(),
     };
     assert!(matches!(gateway.send(&order).await, SendResult::NotSent { .. }));
-    assert!(matches!(gateway.balances().await, Err(GatewayError::Closed)));
-    assert!(matches!(venue.gateway("other").await, Err(GatewayError::Closed)));
+    assert!(matches!(gateway.balances().await, Err(GatewayError::Unavailable(_))));
+    assert!(matches!(venue.gateway("other").await, Err(GatewayError::Unavailable(_))));
 }
 
 #[tokio::test]

@@ -1,0 +1,130 @@
+//! Hand-overs in which nobody dies.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::clients::Clients;
+use crate::host::{Host, PATIENCE};
+use crate::postgres::Postgres;
+use crate::support::{Client, Installation, eventually};
+
+/// What a `hotgo_account_unowned_seconds` series says.
+async fn unowned(server: &crate::support::Server) -> String {
+    let answer = server.admin().get("/metrics").await.unwrap();
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let lines = text.lines().filter(|line| line.starts_with("hotgo_account_unowned_seconds"));
+    lines.filter(|line| line.contains("quantile=\"1\"") || line.contains("_sum") || line.contains("_count")).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_venue_and_clients_move_to_a_successor_and_nobody_notices() {
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, false).await;
+    let new = host.candidate().await;
+    let test = new.get("/self-test").await;
+    assert_eq!(test["ok"], true, "{test}");
+    assert_eq!(old.get("/self-test").await["ok"], true);
+    new.post("/accept", json!({})).await;
+    new.post("/accept", json!({})).await;
+    assert_eq!(new.status().await["accepting"], true);
+    clients.go_on(50).await;
+    for _ in 0..2 {
+        old.post("/hand-over", json!({ "to": new.id })).await;
+    }
+    new.owns_all().await;
+    eprintln!("unowned: {}", unowned(&new.server).await);
+    let status = old.status().await;
+    assert_eq!(status["successor"], new.id, "{status}");
+    assert_eq!(status["ready"], true, "the old one goes on serving what it accepted: {status}");
+    clients.go_on(50).await;
+    old.leaves().await;
+    clients.go_on(50).await;
+    let answered = clients.load.path().to_owned();
+    let closes = clients.finish().await;
+    assert!(!closes.is_empty() && closes.iter().all(|code| *code == 1012), "{closes:?}");
+    host.installation.audit(Some(&answered)).await.assert_clean("after a hand-over");
+    new.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_accepts_nothing_before_it_is_told_to() {
+    let (mut host, old) = Host::new().await;
+    let candidate = host.candidate().await;
+    // The only one that would accept stands still.
+    old.server.freeze().await;
+    let client: Client = host.client();
+    let asked = tokio::time::timeout(Duration::from_millis(500), client.get("/api/health/live")).await;
+    assert!(asked.is_err(), "answered by a candidate: {asked:?}");
+    candidate.post("/accept", json!({})).await;
+    let answers = async || client.get("/api/health/live").await.ok().filter(|answer| answer.status == 200);
+    eventually(PATIENCE, "it answers once it was told to", answers).await;
+    old.server.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_handed_over_is_taken_back() {
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, false).await;
+    let new = host.candidate().await;
+    for _ in 0..2 {
+        old.post("/hand-over", json!({ "to": new.id })).await;
+        new.owns_all().await;
+        clients.go_on(20).await;
+        for _ in 0..2 {
+            old.post("/take-back", json!({})).await;
+        }
+        old.owns_all().await;
+        clients.go_on(20).await;
+    }
+    assert_eq!(old.status().await["successor"], serde_json::Value::Null);
+    new.leaves().await;
+    clients.go_on(20).await;
+    let answered = clients.load.path().to_owned();
+    clients.finish().await;
+    host.installation.audit(Some(&answered)).await.assert_clean("after a hand-over that was undone");
+    old.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_upgrades_in_a_row() {
+    upgrades(Installation::new(), 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_on_postgresql() {
+    let postgres = Postgres::start();
+    let mut installation = Installation::new();
+    installation.set("HOTGO__STORE__URL", &postgres.url());
+    upgrades(installation, 3).await;
+}
+
+async fn upgrades(installation: Installation, count: usize) {
+    let (mut host, mut serving) = Host::with(installation).await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, false).await;
+    for _ in 0..count {
+        serving = host.upgrade(serving).await;
+        eprintln!("unowned: {}", unowned(&serving.server).await);
+        clients.go_on(20).await;
+    }
+    let answered = clients.load.path().to_owned();
+    let closes = clients.finish().await;
+    assert!(!closes.is_empty() && closes.iter().all(|code| *code == 1012), "{closes:?}");
+    host.installation.audit(Some(&answered)).await.assert_clean("after upgrades in a row");
+    serving.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_not_asked_to_share_is_not_joined() {
+    let mut installation = Installation::new();
+    let server = installation.start().await;
+    installation.set("HOTGO__INSTANCE__SHARE", "true");
+    installation.set("HOTGO__ADMIN__SOCKET", installation.scratch("2.sock").to_str().unwrap());
+    let (exit, stderr) = installation.start_refused().await;
+    assert_ne!(exit, crate::support::CLEAN);
+    assert!(stderr.contains("another server uses it"), "{stderr}");
+    server.assert_stops_clean().await;
+}
