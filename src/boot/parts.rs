@@ -133,7 +133,7 @@ pub(super) async fn start(
     let first_token = auth.first_admin_token(boot.clock.now()).await?;
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
-    let intake = boot.intake();
+    let intake = boot.intake(&instances);
     let at_once = config.server.accept == Accept::AtOnce;
     let accepting = Accepting::new(at_once, handle.token(phases.stop_accepting));
     let views = Views {

@@ -8,6 +8,7 @@ use super::parts::Boot;
 use crate::auth::{AskRedis, Authenticator, RedisMemory};
 use crate::bus::{Alone, Bus, RedisBus};
 use crate::http::{RateLimits, RedisTally, StoreTally, Tally, share};
+use crate::instance::Instances;
 use crate::redis::{Heartbeat, Redis};
 use crate::signals::{Commands, IntakeClosed, IntakeGate, IntakeGuard, StreamIntake, StreamIntakeDeps};
 use crate::store::Store;
@@ -79,10 +80,17 @@ impl Boot<'_> {
         }
     }
 
-    /// Whether signals are taken: until their phase begins, which waits for those that were let in.
-    pub(super) fn intake(&self) -> IntakeGate {
+    /// Whether signals are taken: until their phase begins, which waits for those that were let in. One whose accounts were
+    /// handed over goes on as long as somebody is connected: its successor decides.
+    pub(super) fn intake(&self, instances: &Instances) -> IntakeGate {
         let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
-        IntakeGate::new(move || signals.enter().map(IntakeGuard::new).map_err(|_| IntakeClosed))
+        let late = self.handle.gate(self.phases.close_streams, "signals for the successor");
+        let instances = instances.clone();
+        IntakeGate::new(move || {
+            let entered = signals.enter().ok();
+            let entered = entered.or_else(|| late.enter().ok().filter(|_| instances.is_handed_over()));
+            entered.map(IntakeGuard::new).ok_or(IntakeClosed)
+        })
     }
 
     /// Takes signals from a stream, if one is configured.

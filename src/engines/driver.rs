@@ -161,7 +161,13 @@ impl Driver {
             wait = (wait * 2).min(RETRY_MOST);
         }
         self.refuse_waiting(&SubmitError::Stopping);
-        self.face.update(|status| (status.ready, status.state) = (false, "stopped"));
+        self.face.update(|status| {
+            status.ready = false;
+            // What another instance has stays its own, and commands for it go on being sent there.
+            if !matches!(status.state, STANDBY | HANDING_OVER) {
+                status.state = "stopped";
+            }
+        });
         self.face.drained.send_replace(true);
         let unresolved = self.face.status().unresolved.into_iter().map(|(id, _)| id.to_string()).collect();
         Farewell { unresolved, failure }

@@ -207,16 +207,15 @@ impl EngineRegistry {
 impl Engines for EngineRegistry {
     async fn submit(&self, account: AccountId, command: Command) -> Result<Record, SubmitError> {
         let entry = self.entries.get(&account).ok_or(SubmitError::UnknownAccount)?;
+        let status = entry.face.status();
+        if !status.ready && status.is_elsewhere() {
+            return Err(SubmitError::NotHere { owner: status.owner });
+        }
         if *self.stage.borrow() >= Stage::Stop {
             return Err(SubmitError::Stopping);
         }
-        let status = entry.face.status();
         if !status.ready {
-            return Err(if status.is_elsewhere() {
-                SubmitError::NotHere { owner: status.owner }
-            } else {
-                SubmitError::NotReady
-            });
+            return Err(SubmitError::NotReady);
         }
         let (reply, answer) = oneshot::channel();
         entry.intake.try_send(Submission { command, reply }).map_err(|error| match error {
