@@ -10,6 +10,7 @@ use hotgo::admin::client::{AdminClient, ClientError};
 use hotgo::admin::{
     AdminError, AdminSocket, AdminState, FaultControl, PhaseReport, PhaseState, SOCKET_NAME, StatusReport, serve,
 };
+use hotgo::store::migrate::{SCHEMA_MAX, SCHEMA_MIN};
 use hotgo::telemetry::recorder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -44,6 +45,16 @@ fn stderr(output: &Output) -> String {
 #[track_caller]
 fn ends_with(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", stdout(output), stderr(output));
+}
+
+#[test]
+fn version_as_json_names_the_build_and_the_schemas_it_works_on() {
+    let dir = TempDir::new().unwrap();
+    let output = main_in(dir.path(), &["--version", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(told["build_id"].as_str().unwrap().starts_with(env!("CARGO_PKG_VERSION")), "{told}");
+    assert_eq!(told["schema"], json!({ "min": SCHEMA_MIN, "max": SCHEMA_MAX }));
 }
 
 #[test]
@@ -448,6 +459,18 @@ async fn a_silent_server_costs_the_client_no_more_than_its_limit() {
     let _silent = std::os::unix::net::UnixListener::bind(dir.path().join("admin.sock")).unwrap();
     let client = AdminClient::new(&dir.path().join(SOCKET_NAME), Duration::from_millis(50));
     assert!(matches!(client.status().await.unwrap_err(), ClientError::Timeout(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_asks_the_socket_that_it_is_given() {
+    let server = Server::start(None, false).await;
+    let elsewhere = TempDir::new().unwrap();
+    let socket = server.dir.path().join(SOCKET_NAME);
+    let (words, dir) = (socket.to_str().unwrap().to_owned(), elsewhere.path().to_owned());
+    let output = tokio::task::spawn_blocking(move || main_in(&dir, &["status", "--json", "--socket", &words]));
+    let output = output.await.unwrap();
+    let report: StatusReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.success(), report.pid), (true, 7));
 }
 
 #[tokio::test]

@@ -316,6 +316,49 @@ async fn a_drain_is_announced_and_ends_with_the_last_event_and_its_sequence() {
 }
 
 #[tokio::test]
+async fn when_a_successor_takes_over_sessions_end_one_after_another_and_hear_of_events_until_then() {
+    const SESSIONS: usize = 200;
+    const SPREAD: Duration = Duration::from_secs(2);
+    let server = Server::start(hotgo::stream::Settings { close_spread: SPREAD, ..settings() }, 16).await;
+    server.open_account(1);
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        clients.push(server.follow(1, Some(0)).await);
+    }
+    server.draining.send_replace(Some(Drain::Upgrade));
+    server.close.cancel();
+    let began = std::time::Instant::now();
+    let mut ends = tokio::task::JoinSet::new();
+    for mut client in clients {
+        ends.spawn(async move {
+            let mut last = 0;
+            loop {
+                match client.hear().await {
+                    Said::Json(said) if said["op"] == "event" => {
+                        assert_eq!(said["seq"], last + 1);
+                        last += 1;
+                    }
+                    Said::Json(_) => {}
+                    Said::Close(code, reason) => return (code, reason, last, began.elapsed()),
+                    Said::Gone => panic!("no Close"),
+                }
+            }
+        });
+    }
+    let mut head = 0;
+    let (mut early, mut late) = (0, 0);
+    while let Some(ended) = ends.join_next().await {
+        let (code, reason, last, after) = ended.unwrap();
+        assert_eq!((code, reason), (1012, format!(r#"{{"resume":{{"1":{last}}}}}"#)));
+        early += usize::from(after < SPREAD / 2);
+        late += usize::from(last > 0);
+        head = server.commit(1, 1, "x");
+    }
+    assert!(head > 0 && early > SESSIONS / 4 && early < SESSIONS, "{early} ended in the first half");
+    assert!(late > SESSIONS / 2, "only {late} heard of what happened meanwhile");
+}
+
+#[tokio::test]
 async fn a_close_that_cannot_hold_all_sequences_is_preceded_by_them() {
     let server = Server::start(settings(), 16).await;
     let mut client = server.log_in().await;

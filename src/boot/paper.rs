@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 use venue::host::Driver;
@@ -16,6 +16,8 @@ use crate::instance::{Instances, View};
 
 /// Between two tries while another process has the ledger.
 const POLL: Duration = Duration::from_millis(5);
+/// How often to read what another process has written into it.
+const READ_AHEAD: Duration = Duration::from_millis(500);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,9 @@ pub(super) async fn keep(
 
 /// Waits until the ledger is wanted here and free. `None` if nobody can want it any more.
 async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<Driver> {
+    while timeout(READ_AHEAD, wanted.wait_for(|wanted| *wanted)).await.is_err() {
+        read_ahead(venue).await;
+    }
     loop {
         wanted.wait_for(|wanted| *wanted).await.ok()?;
         failpoints::hit("u4").await;
@@ -77,7 +82,10 @@ async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<
                 failpoints::hit("u5").await;
                 return Some(driver);
             }
-            Ok(Err(LedgerError::Locked(_))) => sleep(POLL).await,
+            Ok(Err(LedgerError::Locked(_))) => {
+                read_ahead(venue).await;
+                sleep(POLL).await;
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the paper venue's ledger cannot be opened");
                 sleep(RETRY).await;
@@ -87,6 +95,16 @@ async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<
                 sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// What is read while another process has the ledger need not be read when nobody has it.
+async fn read_ahead(venue: &PaperVenue) {
+    let venue = venue.clone();
+    match tokio::task::spawn_blocking(move || venue.read_ahead()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the paper venue's ledger was not read ahead"),
+        Err(error) => tracing::debug!(%error, "the paper venue's ledger was not read ahead"),
     }
 }
 

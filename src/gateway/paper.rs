@@ -23,7 +23,7 @@ use trading::time::Timestamp;
 use venue::exchange::{Refusal, Settings, check_opening};
 use venue::faults::{Faults, Fired, Injector, Request};
 use venue::host::{Core, Driver, Host};
-use venue::ledger::LedgerError;
+use venue::ledger::{LedgerError, ReadAhead};
 
 use super::{Gateway, GatewayError, RequestWindow};
 use crate::config::PaperConfig;
@@ -61,6 +61,7 @@ struct Shared {
     /// While the ledger is open here.
     host: watch::Sender<Option<Host>>,
     ledger: PathBuf,
+    ahead: Mutex<ReadAhead>,
     settings: Settings,
     window: RequestWindow,
     latency: Duration,
@@ -110,6 +111,7 @@ impl PaperVenue {
         let shared = Shared {
             host: watch::Sender::new(None),
             ledger: ledger.to_owned(),
+            ahead: Mutex::default(),
             settings,
             window,
             latency: Duration::from_millis(config.latency_ms),
@@ -120,15 +122,26 @@ impl PaperVenue {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// Reads what another process has written into the ledger so far, so that opening it takes less time.
+    ///
+    /// Blocks.
+    ///
+    /// # Errors
+    /// What [`PaperVenue::open_ledger`] would say.
+    pub fn read_ahead(&self) -> Result<(), LedgerError> {
+        self.shared.ahead.lock().unwrap_or_else(PoisonError::into_inner).go_on(&self.shared.ledger)
+    }
+
     /// Opens the ledger. Nothing is answered until the driver runs; then whoever waits is answered.
     ///
-    /// Reads the whole ledger: call it where blocking is allowed.
+    /// Reads what was not read ahead: call it where blocking is allowed.
     ///
     /// # Errors
     /// [`LedgerError::Locked`] as long as another process has it.
     pub fn open_ledger(&self) -> Result<Driver, LedgerError> {
-        let Shared { ledger, settings, .. } = &*self.shared;
-        let (host, driver, torn) = Host::open(ledger, settings.clone())?;
+        let Shared { ledger, settings, ahead, .. } = &*self.shared;
+        let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let (host, driver, torn) = Host::open_after(ledger, &mut ahead, settings.clone())?;
         if let Some(torn) = torn {
             tracing::warn!(ledger = %ledger.display(), torn.offset, torn.bytes, "cut off the venue ledger's torn last line");
         }

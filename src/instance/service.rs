@@ -19,6 +19,8 @@ use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
 
 /// How often the leases are looked at while some account is another's or may become so.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same while standing by: nobody trades an account between its owner's last word and the look that finds it handed over.
+const LOOK_STANDING_BY: Duration = Duration::from_millis(20);
 /// How often those that take over from each other tell each other how they stand.
 const BEAT_BESIDE: Duration = Duration::from_millis(250);
 /// How long an instance is waited for that was not heard of yet.
@@ -243,7 +245,10 @@ impl Instances {
                     next_beat = Instant::now() + RETRY.min(self.settings.ttl / 3);
                 }
             }
-            let until = if self.must_look() { next_beat.min(Instant::now() + LOOK_EVERY) } else { next_beat };
+            let until = match self.looks_every() {
+                Some(pause) => next_beat.min(Instant::now() + pause),
+                None => next_beat,
+            };
             tokio::select! {
                 () = self.asked.notified() => next_beat = Instant::now(),
                 () = self.registry.changed() => {}
@@ -252,11 +257,15 @@ impl Instances {
         }
     }
 
-    /// Whether an account may become this one's at any moment.
-    fn must_look(&self) -> bool {
+    /// How often to look because an account may become this one's at any moment.
+    fn looks_every(&self) -> Option<Duration> {
         let view = self.view.borrow();
         let mine = |account: &AccountId| view.leases.get(account).is_some_and(|lease| lease.owner == *self.id());
-        view.living.len() > 1 || !self.settings.row.accounts.iter().all(mine)
+        match view.living.len() > 1 || !self.settings.row.accounts.iter().all(mine) {
+            true if self.course.borrow().standby => Some(LOOK_STANDING_BY),
+            true => Some(LOOK_EVERY),
+            false => None,
+        }
     }
 
     /// Says that this instance lives, and plans anew. Returns when to do so again.

@@ -404,6 +404,7 @@ fn gate(open: Arc<AtomicBool>) -> IntakeGate {
 
 pub fn server() -> ServerConfig {
     ServerConfig {
+        accept: hotgo::config::Accept::AtOnce,
         bind: "127.0.0.1:0".parse().unwrap(),
         max_connections: 100,
         header_timeout_ms: 10_000,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::clients::Clients;
 use crate::host::{Host, PATIENCE};
-use crate::support::eventually;
+use crate::support::{UNCLEAN, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_successor_had_comes_back() {
@@ -42,6 +42,63 @@ async fn one_that_stands_by_takes_over_from_a_dead_one() {
     clients.finish().await;
     host.installation.audit(Some(&answered)).await.assert_clean("after the death of the one that served");
     new.server.assert_stops_clean().await;
+}
+
+/// Frozen past its lease, and thawed when another has its accounts: it sends nothing, and gives up the ledger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_frozen_is_fenced_when_it_thaws() {
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, true).await;
+    let new = host.candidate().await;
+    new.post("/accept", json!({})).await;
+    old.server.freeze().await;
+    let taken = async || {
+        let status = new.status().await;
+        let engines = status["engines"].as_array().unwrap().clone();
+        engines.iter().all(|engine| engine["owner"] == *new.id && engine["state"] != "standby").then_some(())
+    };
+    eventually(PATIENCE, "the leases went over", taken).await;
+    old.server.thaw();
+    new.owns_all().await;
+    clients.go_on(20).await;
+    for engine in old.status().await["engines"].as_array().unwrap() {
+        assert_eq!(engine["state"], "standby", "{engine}");
+    }
+    let answered = clients.load.path().to_owned();
+    old.server.sigkill().await;
+    clients.finish().await;
+    host.installation.audit(Some(&answered)).await.assert_clean("after a freeze");
+    new.server.assert_stops_clean().await;
+}
+
+/// What is durable after that only a new start can tell; whoever shares the database goes on, and reads it as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_error_of_one_process_leaves_the_other_a_sound_database() {
+    if !crate::support::strace::works() {
+        eprintln!("not run: strace cannot trace here");
+        return;
+    }
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, true).await;
+    let (log, trace) = (host.installation.database().with_extension("db-wal"), host.installation.scratch("trace"));
+    host.trace(&format!(
+        "strace -D -f -qq -o {} -P {} -e trace=fdatasync,fsync -e inject=fdatasync,fsync:error=EIO:when=40",
+        trace.display(),
+        log.display(),
+    ));
+    let mut new = host.candidate().await;
+    old.post("/hand-over", json!({ "to": new.id })).await;
+    let exit = new.server.wait_exit(PATIENCE).await;
+    assert_eq!(exit, UNCLEAN, "{}", new.server.stderr());
+    assert!(new.server.stderr().contains("the store must be opened again"), "{}", new.server.stderr());
+    old.owns_all().await;
+    clients.go_on(50).await;
+    let answered = clients.load.path().to_owned();
+    clients.finish().await;
+    host.installation.audit(Some(&answered)).await.assert_clean("after a disk error");
+    old.server.assert_stops_clean().await;
 }
 
 #[cfg(feature = "failpoints")]

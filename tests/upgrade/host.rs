@@ -21,7 +21,7 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     pub(crate) token: String,
     slots: usize,
-    _listener: TcpListener,
+    listener: TcpListener,
 }
 
 /// A process in a slot.
@@ -38,10 +38,7 @@ impl Host {
 
     pub(crate) async fn with(mut installation: Installation) -> (Self, Slot) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let fd = listener.as_raw_fd();
         fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        let script = format!("exec 3<&{fd} {fd}<&-; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"");
-        installation.wrap(["bash", "-c", &script]);
         for (name, value) in [
             ("HOTGO__INSTANCE__SHARE", "true"),
             ("HOTGO__INSTANCE__HAND_OVER_MS", "2000"),
@@ -57,7 +54,8 @@ impl Host {
             installation.set(name, value);
         }
         let address = listener.local_addr().unwrap();
-        let mut host = Self { installation, address, token: String::new(), slots: 0, _listener: listener };
+        let mut host = Self { installation, address, token: String::new(), slots: 0, listener };
+        host.trace("");
         let mut first = host.spawn("at_once");
         first.wait_listening().await;
         host.installation.admit(&mut first);
@@ -65,6 +63,14 @@ impl Host {
         first.wait_ready().await;
         let first = host.known(first).await;
         (host, first)
+    }
+
+    /// Later processes are run by this command, such as `strace -D`; it must leave them their process id. They inherit the
+    /// listener as systemd would give it to them.
+    pub(crate) fn trace(&mut self, command: &str) {
+        let fd = self.listener.as_raw_fd();
+        let script = format!("exec 3<&{fd} {fd}<&-; export LISTEN_PID=$$ LISTEN_FDS=1; exec {command} \"$0\" \"$@\"");
+        self.installation.wrap(["bash", "-c", &script]);
     }
 
     /// A process beside those that are there.

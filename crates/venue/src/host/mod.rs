@@ -26,7 +26,7 @@ pub use self::driver::{Core, Driver, system_now};
 pub use self::users::Delivery;
 use crate::exchange::{Exchange, Settings};
 use crate::faults::{Faults, Fired, Injector};
-use crate::ledger::{Ledger, LedgerError, Torn};
+use crate::ledger::{Ledger, LedgerError, ReadAhead, Torn};
 
 /// How many requests and market events may wait for the venue's thread.
 const QUEUE: usize = 4096;
@@ -75,7 +75,16 @@ impl Host {
     ///
     /// Reads the whole ledger: call it where blocking is allowed.
     pub fn open(ledger: &Path, settings: Settings) -> Result<(Self, Driver, Option<Torn>), LedgerError> {
-        let opened = Ledger::open(ledger)?;
+        Self::open_after(ledger, &mut ReadAhead::default(), settings)
+    }
+
+    /// The same, and reads only what was not read ahead.
+    pub fn open_after(
+        ledger: &Path,
+        ahead: &mut ReadAhead,
+        settings: Settings,
+    ) -> Result<(Self, Driver, Option<Torn>), LedgerError> {
+        let opened = Ledger::open_after(ledger, ahead)?;
         let (queue, messages) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
         let injector = Arc::new(Mutex::new(Injector::default()));

@@ -97,6 +97,11 @@ pub struct Ledger {
 impl Ledger {
     /// Opens or creates a ledger, reads it all, and cuts off a torn last line.
     pub fn open(path: &Path) -> Result<Opened, LedgerError> {
+        Self::open_after(path, &mut ReadAhead::default())
+    }
+
+    /// The same, and reads only what was not read ahead. That is used up once the file is locked.
+    pub fn open_after(path: &Path, ahead: &mut ReadAhead) -> Result<Opened, LedgerError> {
         let io = |source| LedgerError::Io { path: path.to_owned(), source };
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(io)?;
         match file.try_lock() {
@@ -104,12 +109,8 @@ impl Ledger {
             Err(TryLockError::WouldBlock) => return Err(LedgerError::Locked(path.to_owned())),
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        let mut state = State::default();
-        let mut id = None;
-        let good = replay(path, &file, |record, _| {
-            id = id.take().or_else(|| id_of(&record));
-            state.apply(&record).map_err(|error| error.to_string())
-        })?;
+        ahead.read(path, &file)?;
+        let ReadAhead { state, id, to: End { bytes: good, .. }, .. } = std::mem::take(ahead);
         let length = file.metadata().map_err(io)?.len();
         let torn = (length > good).then(|| Torn { offset: good, bytes: length.saturating_sub(good) });
         if torn.is_some() {
@@ -167,6 +168,50 @@ impl Ledger {
     }
 }
 
+/// What was read of a ledger that another process still appends to, so that opening it later takes less time.
+#[derive(Debug, Default)]
+pub struct ReadAhead {
+    state: State,
+    id: Option<String>,
+    to: End,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+/// Where whole lines end.
+#[derive(Debug, Clone, Copy, Default)]
+struct End {
+    bytes: u64,
+    lines: u64,
+}
+
+impl ReadAhead {
+    /// Reads the whole lines that have come since the last time. After an error it begins anew.
+    pub fn go_on(&mut self, path: &Path) -> Result<(), LedgerError> {
+        let file = File::open(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
+        self.read(path, &file)
+    }
+
+    fn read(&mut self, path: &Path, file: &File) -> Result<(), LedgerError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let io = |source| LedgerError::Io { path: path.to_owned(), source };
+        let found = file.metadata().map_err(io)?;
+        let mut read = std::mem::take(self);
+        if read.file != Some((found.dev(), found.ino())) || found.len() < read.to.bytes {
+            read = Self { file: Some((found.dev(), found.ino())), ..Self::default() };
+        }
+        let mut unread = file;
+        unread.seek(SeekFrom::Start(read.to.bytes)).map_err(io)?;
+        let Self { state, id, to, .. } = &mut read;
+        *to = replay(path, file, *to, |record, _| {
+            *id = id.take().or_else(|| id_of(&record));
+            state.apply(&record).map_err(|error| error.to_string())
+        })?;
+        *self = read;
+        Ok(())
+    }
+}
+
 /// Reads a ledger without locking or changing it, also while another process appends. A torn last line is left out.
 pub fn read(path: &Path) -> Result<Image, LedgerError> {
     read_with(path, |_| {})
@@ -176,7 +221,7 @@ pub fn read(path: &Path) -> Result<Image, LedgerError> {
 pub fn read_with(path: &Path, mut progress: impl FnMut(u64)) -> Result<Image, LedgerError> {
     let file = File::open(path).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
     let mut fold = Fold::default();
-    replay(path, &file, |record, bytes| {
+    replay(path, &file, End::default(), |record, bytes| {
         progress(bytes);
         fold.apply(record).map_err(str::to_owned)
     })?;
@@ -201,22 +246,23 @@ pub fn id(path: &Path) -> Result<Option<String>, LedgerError> {
     }
 }
 
-/// Hands every record of `file` to `each`, with how many bytes came before its line. Returns how many bytes of whole lines
-/// there are.
+/// Hands every record of `file` from here on to `each`, with how many bytes came before its line. Returns where its whole lines
+/// end.
 fn replay(
     path: &Path,
     file: &File,
+    from: End,
     mut each: impl FnMut(Record, u64) -> Result<(), String>,
-) -> Result<u64, LedgerError> {
+) -> Result<End, LedgerError> {
     let damaged = |line, reason: String| LedgerError::Damaged { path: path.to_owned(), line, reason };
     let mut reader = BufReader::with_capacity(1 << 20, file);
-    let (mut bytes, mut line, mut good) = (Vec::new(), 0_u64, 0_u64);
+    let (mut bytes, mut line, mut good) = (Vec::new(), from.lines, from.bytes);
     loop {
         bytes.clear();
         let read =
             reader.read_until(b'\n', &mut bytes).map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
         if read == 0 || bytes.pop() != Some(b'\n') {
-            return Ok(good);
+            return Ok(End { bytes: good, lines: line });
         }
         line += 1;
         let entry = parse(&bytes).map_err(|reason| damaged(line, reason))?;

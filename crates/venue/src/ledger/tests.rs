@@ -59,6 +59,49 @@ fn append_raw(path: &Path, bytes: &[u8]) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
 }
 
+/// As two processes do: one appends, the other reads ahead, and then opens.
+#[test]
+fn what_was_read_ahead_need_not_be_read_again_and_nothing_is_missed() {
+    let (dir, path) = ledger();
+    let id = id(&path).unwrap().unwrap();
+    let mut ahead = ReadAhead::default();
+    let mut owner = Ledger::open(&path).unwrap();
+    ahead.go_on(&path).unwrap();
+    for number in 3..10 {
+        owner.ledger.append(&[order("a", number)]).unwrap();
+        assert!(matches!(Ledger::open_after(&path, &mut ahead), Err(LedgerError::Locked(_))));
+        if number % 2 == 0 {
+            ahead.go_on(&path).unwrap();
+        }
+    }
+    assert!(ahead.to.bytes > 0, "a lock that is not to be had uses nothing up");
+    drop(owner);
+    append_raw(&path, b"torn");
+    ahead.go_on(&path).unwrap();
+    let opened = Ledger::open_after(&path, &mut ahead).unwrap();
+    assert_eq!((opened.id.clone(), opened.torn.map(|torn| torn.bytes)), (id, Some(4)));
+    assert_eq!(opened.state, Ledger::open(&copy(&dir, &path)).unwrap().state);
+    assert_eq!(opened.state.account("a").unwrap().open_orders().count(), 9);
+}
+
+#[test]
+fn what_was_read_ahead_of_another_file_of_that_name_does_not_count() {
+    let (_dir, path) = ledger();
+    let mut ahead = ReadAhead::default();
+    ahead.go_on(&path).unwrap();
+    let (_other, replacement) = ledger();
+    std::fs::copy(&replacement, path.with_extension("new")).unwrap();
+    std::fs::rename(path.with_extension("new"), &path).unwrap();
+    let opened = Ledger::open_after(&path, &mut ahead).unwrap();
+    assert_eq!(opened.id, id(&replacement).unwrap().unwrap());
+}
+
+fn copy(dir: &TempDir, path: &Path) -> PathBuf {
+    let copied = dir.path().join("copy");
+    std::fs::copy(path, &copied).unwrap();
+    copied
+}
+
 #[test]
 fn what_was_appended_is_there_when_it_is_opened_again() {
     let (_dir, path) = ledger();
