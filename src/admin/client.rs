@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::ShutdownRequest;
 use super::StatusReport;
+use super::api::ShutdownRequest;
 
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 

@@ -11,6 +11,7 @@ mod redis;
 mod reload;
 mod slot;
 mod venue;
+mod venues;
 mod views;
 
 use std::net::SocketAddr;

@@ -9,35 +9,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use shutdown_coordinator::serve::{Inherited, InheritedSocket, Server};
+use shutdown_coordinator::serve::Inherited;
 use shutdown_coordinator::systemd::Systemd;
 use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::hooks::{self, Led, Outside, late};
-use super::limits;
-use super::paper;
 use super::reload::{LastReload, Reloader};
-use super::slot::{Accepting, Trial};
+use super::slot::{Accepting, Trial, listener, upgrade_control};
+use super::venues::{Venues, fault_control};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
-use crate::admin::{self, AdminSocket, AdminState, FaultControl, UpgradeControl};
+use crate::admin::{self, AdminSocket, AdminState, UpgradeControl};
 use crate::auth::{Authenticator, Secret};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
-use crate::config::{Accept, AccountConfig, BINANCE, Config, PAPER};
+use crate::config::{Accept, AccountConfig, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
-use crate::gateway::binance::{BinanceVenue, Credentials};
+use crate::gateway::Gateway;
 use crate::gateway::paper::{PaperError, PaperVenue};
-use crate::gateway::{Gateway, RequestWindow};
 use crate::http::{self, RateLimits};
 use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
-use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
+use crate::market::{MarketHub, MarketRunner, symbol_info};
 use crate::signals::{Commands, IntakeGate, Remote};
 use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
@@ -49,7 +46,7 @@ const UPGRADE: &str = "upgrade";
 const STORE_PROBE: Duration = Duration::from_millis(500);
 const DISK_PROBE: Duration = Duration::from_millis(50);
 
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
@@ -64,7 +61,7 @@ pub(super) struct Given<'a> {
 pub(super) struct Boot<'a> {
     pub(super) config: &'a Config,
     /// Another process serves on this data directory: what is its own stays so until it is handed over.
-    beside: bool,
+    pub(super) beside: bool,
     pub(super) handle: &'a ShutdownHandle,
     pub(super) phases: Phases,
     pub(super) clock: Clock,
@@ -177,31 +174,6 @@ pub(super) async fn start(
     Ok((address, registry))
 }
 
-/// The listener that was handed over, which others accept from too, or one of this process's own.
-async fn listener(address: SocketAddr, inherited: Vec<Inherited>) -> Result<(TcpListener, bool), BootError> {
-    let failed = |source| BootError::Bind { address, source };
-    let mut inherited = inherited.into_iter();
-    match (inherited.next().map(|one| one.socket), inherited.next()) {
-        (None, _) => Ok((TcpListener::bind(address).await.map_err(failed)?, false)),
-        (Some(InheritedSocket::Tcp(listener)), None) => Ok((TcpListener::from_std(listener).map_err(failed)?, true)),
-        _ => Err(broken("LISTEN_FDS", &"one TCP listener is expected")),
-    }
-}
-
-/// What the private socket may ask of this process.
-fn upgrade_control(accepting: &Accepting, instances: &Instances, trial: Trial) -> UpgradeControl {
-    let (accepting, to, back) = (accepting.clone(), instances.clone(), instances.clone());
-    UpgradeControl {
-        accept: Arc::new(move || accepting.begin()),
-        hand_over: Arc::new(move |heir| {
-            let to = to.clone();
-            Box::pin(async move { to.hand_over(&heir).await.map_err(|error| error.to_string()) })
-        }),
-        take_back: Arc::new(move || back.take_back().map_err(|error| error.to_string())),
-        self_test: Arc::new(move || Box::pin(trial.clone().run())),
-    }
-}
-
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
 pub(super) fn announce(line: &str) {
     use std::io::Write;
@@ -248,7 +220,9 @@ impl Boot<'_> {
     }
 
     async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) = SqliteStore::open(path, OpenOptions { share: self.config.instance.share, ..OpenOptions::default() }).await?;
+        let (store, writer) =
+            SqliteStore::open(path, OpenOptions { share: self.config.instance.share, ..OpenOptions::default() })
+                .await?;
         self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
         self.end_with_the_disk(store.clone())?;
         Ok(Arc::new(store))
@@ -311,69 +285,6 @@ impl Boot<'_> {
             stop.run_until_cancelled(reloader.run(asked)).await;
         })?;
         Ok(seen)
-    }
-
-    /// Opens the venues that these accounts trade at, and no other.
-    async fn venues(&self, accounts: &[AccountConfig]) -> Result<Venues, BootError> {
-        let config = &self.config.venue;
-        let window = RequestWindow {
-            recv_window: ms(config.recv_window_ms),
-            absence_margin: ms(config.absence_margin_ms),
-            request_timeout: ms(config.request_timeout_ms),
-        };
-        let used = |venue: &str| accounts.iter().any(|account| account.venue == venue);
-        let (paper, paper_wanted) = if used(PAPER) { Some(self.paper_venue(window).await?) } else { None }.unzip();
-        let binance = if used(BINANCE) { Some(self.binance_venue(window)?) } else { None };
-        Ok(Venues { paper, paper_wanted, binance })
-    }
-
-    fn binance_venue(&self, window: RequestWindow) -> Result<BinanceVenue, BootError> {
-        let symbols = symbols(&self.config.market)?.into_iter().map(|info| info.symbol).collect();
-        let (venue, driver) = BinanceVenue::open(&self.config.venue.binance, window, symbols, self.clock)
-            .map_err(|error| broken("venue.binance", &error))?;
-        // A drain still sends and asks, so it ends with the stores.
-        let stop = self.handle.token(self.phases.close_stores);
-        self.run(self.phases.close_stores, "binance driver", driver.run(stop))?;
-        Ok(venue)
-    }
-
-    /// With its ledger open, unless that is another process's. Who tells whether it is wanted here comes with it.
-    async fn paper_venue(
-        &self,
-        window: RequestWindow,
-    ) -> Result<(PaperVenue, watch::Sender<bool>), BootError> {
-        let path = self.config.venue_ledger();
-        let venue = PaperVenue::closed(&path, symbols(&self.config.market)?, &self.config.venue.paper, window)?;
-        let driver = if self.beside {
-            None
-        } else {
-            let opening = venue.clone();
-            let opening = tokio::task::spawn_blocking(move || opening.open_ledger()).await;
-            let opened = opening.map_err(|error| broken("venue.paper.ledger", &error))?;
-            Some(opened.map_err(PaperError::from)?)
-        };
-        let (wanted, told) = watch::channel(driver.is_some());
-        let stop = self.handle.token(self.phases.close_stores);
-        let keeping = paper::keep(venue.clone(), driver, told, stop);
-        self.run(self.phases.close_stores, "paper venue", keeping)?;
-        Ok((venue, wanted))
-    }
-
-    /// Where the ledger may go to another process, it is kept as long as an account is traded here.
-    fn want_paper(
-        &self,
-        venues: &Venues,
-        wanted: &[(Arc<dyn Gateway>, AccountConfig)],
-        accounts: &[(AccountId, String)],
-        instances: &Instances,
-    ) -> Result<(), BootError> {
-        let Some(sender) = venues.paper_wanted.clone().filter(|_| self.config.instance.share) else { return Ok(()) };
-        let is_paper = |label: &str| wanted.iter().any(|(_, account)| account.label == label && account.venue == PAPER);
-        let accounts = accounts.iter().filter(|(_, label)| is_paper(label)).map(|(account, _)| *account).collect();
-        let stop = self.handle.token(self.phases.close_stores);
-        let wanting = paper::want(instances.clone(), accounts, sender, stop);
-        self.run(self.phases.close_stores, "whose the paper venue is", wanting)?;
-        Ok(())
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
@@ -626,35 +537,6 @@ impl Boot<'_> {
         })
     }
 
-    fn serve(
-        &self,
-        router: axum::Router,
-        (listener, shared): (TcpListener, bool),
-        accepting: Accepting,
-    ) -> Result<(), BootError> {
-        let config = &self.config.server;
-        // Whoever is connected goes on being answered during the drain (health, orders, and 503 to new signals), each
-        // answer the last on its connection.
-        let server = Server::new(self.handle, self.phases.stop_accepting, router)
-            .keep_connections_until(self.phases.close_streams)
-            .connection_limit(limits::connections(config.max_connections))
-            .header_read_timeout(ms(config.header_timeout_ms))
-            .write_timeout(ms(config.write_timeout_ms))
-            .idle_timeout(ms(config.idle_timeout_ms))
-            .shared_listener(shared)
-            .linger(ms(self.config.shutdown.linger_ms));
-        if accepting.is_on() {
-            return server.serve_tcp(listener).map(drop).map_err(|_| BootError::Stopped);
-        }
-        self.run(self.phases.stop_accepting, "word to accept", async move {
-            // A shutdown that comes first leaves the listener to whoever shares it.
-            if accepting.begun().await && server.serve_tcp(listener).is_ok() {
-                tracing::info!("accepting");
-            }
-        })?;
-        Ok(())
-    }
-
     /// Makes the demo's robots once the demo account trades. A second start finds them made.
     async fn demo(
         &self,
@@ -703,54 +585,6 @@ impl Boot<'_> {
             }
         })?;
         Ok(())
-    }
-}
-
-/// The venues that are in use.
-struct Venues {
-    paper: Option<PaperVenue>,
-    paper_wanted: Option<watch::Sender<bool>>,
-    binance: Option<BinanceVenue>,
-}
-
-impl Venues {
-    /// An account's port to its venue.
-    async fn gateway(&self, account: &AccountConfig) -> Result<Arc<dyn Gateway>, BootError> {
-        let AccountConfig { label, venue, api_key, secret_file } = account;
-        match (venue.as_str(), &self.paper, &self.binance) {
-            (PAPER, Some(paper), _) => {
-                if paper.host().is_some() {
-                    let opened = paper.gateway(label).await;
-                    return Ok(Arc::new(opened.map_err(|error| broken("trading.accounts", &error))?));
-                }
-                Ok(Arc::new(paper.port(label)))
-            }
-            (BINANCE, _, Some(binance)) => {
-                let (key, file) =
-                    (api_key.as_deref().unwrap_or_default(), secret_file.as_deref().unwrap_or(Path::new("")));
-                let credentials = Credentials::load(key, file).map_err(|error| BootError::Setting {
-                    key: "trading.accounts[].secret_file",
-                    problem: format!("{}: {error}", file.display()),
-                })?;
-                tracing::info!(account = %label, key = credentials.kind(), url = %binance.rest_url(), "trading at Binance");
-                Ok(Arc::new(binance.gateway(label, credentials)))
-            }
-            _ => Err(broken("trading.accounts", &format!("there is no venue {venue}"))),
-        }
-    }
-}
-
-fn fault_control(venue: PaperVenue) -> FaultControl {
-    let reading = venue.clone();
-    FaultControl {
-        get: Arc::new(move || {
-            let (faults, fired) = reading.faults();
-            serde_json::json!({ "faults": faults, "fired": fired })
-        }),
-        set: Arc::new(move |body| {
-            let faults = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-            venue.set_faults(faults).map_err(|error| error.to_string())
-        }),
     }
 }
 

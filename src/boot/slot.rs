@@ -1,5 +1,6 @@
 //! This process's part in an upgrade: when it accepts, and whether it could serve.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,15 +8,20 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::future::join_all;
+use shutdown_coordinator::serve::{Inherited, InheritedSocket, Server};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::admin::{SelfTest, SelfTestCheck};
+use super::parts::{Boot, broken, ms};
+use super::{BootError, limits};
+use crate::admin::{SelfTest, SelfTestCheck, UpgradeControl};
 use crate::config::{AccountConfig, PAPER};
 use crate::gateway::Gateway;
 use crate::gateway::paper::PaperVenue;
+use crate::instance::Instances;
 use crate::store::migrate::Schema;
 use crate::store::{Database, Store};
 
@@ -111,5 +117,61 @@ async fn request(router: Router) -> Result<String, String> {
     match answer.status() {
         StatusCode::OK => Ok("answers".to_owned()),
         other => Err(format!("answers {other}")),
+    }
+}
+
+/// The listener that was handed over, which others accept from too, or one of this process's own.
+pub(super) async fn listener(address: SocketAddr, inherited: Vec<Inherited>) -> Result<(TcpListener, bool), BootError> {
+    let failed = |source| BootError::Bind { address, source };
+    let mut inherited = inherited.into_iter();
+    match (inherited.next().map(|one| one.socket), inherited.next()) {
+        (None, _) => Ok((TcpListener::bind(address).await.map_err(failed)?, false)),
+        (Some(InheritedSocket::Tcp(listener)), None) => Ok((TcpListener::from_std(listener).map_err(failed)?, true)),
+        _ => Err(broken("LISTEN_FDS", &"one TCP listener is expected")),
+    }
+}
+
+/// What the private socket may ask of this process.
+pub(super) fn upgrade_control(accepting: &Accepting, instances: &Instances, trial: Trial) -> UpgradeControl {
+    let (accepting, to, back) = (accepting.clone(), instances.clone(), instances.clone());
+    UpgradeControl {
+        accept: Arc::new(move || accepting.begin()),
+        hand_over: Arc::new(move |heir| {
+            let to = to.clone();
+            Box::pin(async move { to.hand_over(&heir).await.map_err(|error| error.to_string()) })
+        }),
+        take_back: Arc::new(move || back.take_back().map_err(|error| error.to_string())),
+        self_test: Arc::new(move || Box::pin(trial.clone().run())),
+    }
+}
+
+impl Boot<'_> {
+    pub(super) fn serve(
+        &self,
+        router: axum::Router,
+        (listener, shared): (TcpListener, bool),
+        accepting: Accepting,
+    ) -> Result<(), BootError> {
+        let config = &self.config.server;
+        // Whoever is connected goes on being answered during the drain (health, orders, and 503 to new signals), each
+        // answer the last on its connection.
+        let server = Server::new(self.handle, self.phases.stop_accepting, router)
+            .keep_connections_until(self.phases.close_streams)
+            .connection_limit(limits::connections(config.max_connections))
+            .header_read_timeout(ms(config.header_timeout_ms))
+            .write_timeout(ms(config.write_timeout_ms))
+            .idle_timeout(ms(config.idle_timeout_ms))
+            .shared_listener(shared)
+            .linger(ms(self.config.shutdown.linger_ms));
+        if accepting.is_on() {
+            return server.serve_tcp(listener).map(drop).map_err(|_| BootError::Stopped);
+        }
+        self.run(self.phases.stop_accepting, "word to accept", async move {
+            // A shutdown that comes first leaves the listener to whoever shares it.
+            if accepting.begun().await && server.serve_tcp(listener).is_ok() {
+                tracing::info!("accepting");
+            }
+        })?;
+        Ok(())
     }
 }

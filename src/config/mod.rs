@@ -25,7 +25,9 @@ pub use load::{Loaded, load};
 pub use market::{MarketConfig, MarketSource, ReplayConfig, SymbolConfig};
 pub use network::{Network, NoNetwork};
 pub use redis::{RedisConfig, RedisSignalsConfig, parse_redis_url};
-pub use sections::{Accept, AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StreamConfig};
+pub use sections::{
+    Accept, AdminConfig, InstanceConfig, LimitsConfig, LogConfig, LogFormat, ServerConfig, StreamConfig,
+};
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};

@@ -52,8 +52,7 @@ fn is_active(instance: &Instance, living: &[Instance]) -> bool {
 
 /// Those that take what nobody else can, the first to start first.
 fn reserve(living: &[Instance]) -> Vec<&Instance> {
-    let mut reserve: Vec<&Instance> =
-        living.iter().filter(|it| !it.row.draining && !is_active(it, living)).collect();
+    let mut reserve: Vec<&Instance> = living.iter().filter(|it| !it.row.draining && !is_active(it, living)).collect();
     reserve.sort_by_key(|it| (it.row.started_at, &it.row.id));
     reserve
 }

@@ -87,8 +87,7 @@ impl Socket {
     /// Opens `/api/ws`, or says why there is none.
     pub(crate) async fn try_open(address: SocketAddr, token: &str) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
-        let (inner, _) =
-            client_async(format!("ws://{address}/api/ws"), stream).await.map_err(std::io::Error::other)?;
+        let (inner, _) = client_async(format!("ws://{address}/api/ws"), stream).await.map_err(std::io::Error::other)?;
         let mut socket = Self { inner };
         socket.send(&json!({"op": "auth", "token": token})).await;
         Ok(socket)

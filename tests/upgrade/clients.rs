@@ -169,12 +169,20 @@ impl Clients {
     /// Stops them, and fails the test if anybody noticed anything. Returns the codes with which websockets were closed.
     pub(crate) async fn finish(mut self) -> Vec<u16> {
         self.stop.store(true, Ordering::Relaxed);
-        let ended = async { while let Some(ended) = self.tasks.join_next().await { ended.unwrap() } };
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.unwrap()
+            }
+        };
         within(PATIENCE, "the clients end", ended).await;
         let failures = self.seen.failures.lock().unwrap();
         let (requests, events) = (&self.seen.requests, &self.seen.events);
         eprintln!("{requests:?} requests, slowest {:?}, {events:?} events", self.seen.slowest.lock().unwrap());
-        assert!(self.seen.rough.load(Ordering::Relaxed) || failures.is_empty(), "{} failures: {failures:#?}", failures.len());
+        assert!(
+            self.seen.rough.load(Ordering::Relaxed) || failures.is_empty(),
+            "{} failures: {failures:#?}",
+            failures.len()
+        );
         self.seen.closes.lock().unwrap().clone()
     }
 }

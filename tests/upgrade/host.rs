@@ -84,7 +84,8 @@ impl Host {
 
     async fn known(&self, server: Server) -> Slot {
         let admin = server.admin();
-        let ready = async || admin.get("/status").await.ok().map(|answer| answer.json()).filter(|it| it["ready"] == true);
+        let ready =
+            async || admin.get("/status").await.ok().map(|answer| answer.json()).filter(|it| it["ready"] == true);
         let status = eventually(PATIENCE, "it is ready", ready).await;
         Slot { server, id: status["instance"].as_str().unwrap().to_owned() }
     }

@@ -12,10 +12,10 @@
     reason = "tests"
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod clients;
 mod deaths;

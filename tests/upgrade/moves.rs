@@ -14,7 +14,10 @@ async fn unowned(server: &crate::support::Server) -> String {
     let answer = server.admin().get("/metrics").await.unwrap();
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let lines = text.lines().filter(|line| line.starts_with("hotgo_account_unowned_seconds"));
-    lines.filter(|line| line.contains("quantile=\"1\"") || line.contains("_sum") || line.contains("_count")).collect::<Vec<_>>().join("; ")
+    lines
+        .filter(|line| line.contains("quantile=\"1\"") || line.contains("_sum") || line.contains("_count"))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,10 +21,9 @@ impl WriteLock {
     /// Takes the lock of the database at `path`, which must exist. Two names of one file have one lock, if the names are
     /// symbolic links.
     pub(super) async fn take(path: &Path, shares: bool) -> Result<Self, OpenError> {
-        let database = path.canonicalize().map_err(|error| OpenError::NotWritable {
-            path: path.to_owned(),
-            detail: error.to_string(),
-        })?;
+        let database = path
+            .canonicalize()
+            .map_err(|error| OpenError::NotWritable { path: path.to_owned(), detail: error.to_string() })?;
         let lock = ProcessLock::take(&name(&database), shares).await.map_err(|error| failed(&database, &error))?;
         Ok(Self { lock, database, shares })
     }
