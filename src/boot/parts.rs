@@ -377,7 +377,7 @@ impl Boot<'_> {
             started_at: self.clock.now(),
         };
         let ttl = ms(self.config.trading.lease_ttl_ms);
-        let settings = instance::Settings { row, ttl, alone: self.is_alone() };
+        let settings = instance::Settings { row, ttl, shares: self.config.instance.share, alone: self.is_alone() };
         let told = Arc::clone(bus);
         let tell = move || told.publish(Message::Instances);
         let instances = Instances::new(settings, Arc::clone(store), Arc::clone(registry), tell);

@@ -84,7 +84,7 @@ impl Boot<'_> {
     /// handed over goes on as long as somebody is connected: its successor decides.
     pub(super) fn intake(&self, instances: &Instances) -> IntakeGate {
         let signals = self.handle.gate(self.phases.stop_new_signals, "signals");
-        let late = self.handle.gate(self.phases.close_streams, "signals for the successor");
+        let late = self.handle.gate(self.phases.close_stores, "signals for the successor");
         let instances = instances.clone();
         IntakeGate::new(move || {
             let entered = signals.enter().ok();

@@ -57,6 +57,14 @@ fn reserve(living: &[Instance]) -> Vec<&Instance> {
     reserve
 }
 
+/// Whether an instance that was taken for dead, because it stood still, has another of its name in its place.
+pub(super) fn is_replaced(me: &InstanceRow, living: &[Instance]) -> bool {
+    let replaces = |it: &InstanceRow| {
+        it.name == me.name && !it.standby && !it.draining && (it.started_at, &it.id) > (me.started_at, &me.id)
+    };
+    !me.draining && living.iter().any(|it| replaces(&it.row))
+}
+
 /// Whether an instance that stands by has nobody left to stand by for: of its name, all others are gone or on their way, or
 /// have started later and stand by too.
 pub(super) fn is_in_charge(me: &InstanceRow, living: &[Instance]) -> bool {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::api::Seen;
-use super::plan::{Desired, Looker, duty, is_in_charge, plan, successor_of};
+use super::plan::{Desired, Looker, duty, is_in_charge, is_replaced, plan, successor_of};
 use crate::bus::Message;
 use crate::engines::{Duty, EngineRegistry};
 use crate::store::{Instance, InstanceRow, LeaseRow, Store, StoreError};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub row: InstanceRow,
     /// How long it counts as living without a beat; as its leases. It beats at a third of it.
     pub ttl: Duration,
+    /// Another process of its name may take over from it.
+    pub shares: bool,
     /// A lock proves that no other process uses the store: whoever else is in it is dead.
     pub alone: bool,
 }
@@ -297,6 +299,7 @@ impl Instances {
     fn settle(&self, row: &InstanceRow, living: &mut [Instance]) {
         let gone = row.successor.as_ref().filter(|_| !row.draining && successor_of(row, living).is_none());
         let takes_charge = row.standby && is_in_charge(row, living);
+        let was_replaced = self.settings.shares && !row.standby && is_replaced(row, living);
         let changed = self.course.send_if_modified(|course| {
             let is_gone = gone.is_some() && course.successor.as_ref() == gone;
             if is_gone {
@@ -307,7 +310,11 @@ impl Instances {
                 tracing::info!("this instance stands by no more");
                 course.standby = false;
             }
-            is_gone || takes_charge
+            if was_replaced {
+                tracing::warn!("another instance took over from this one, which now stands by");
+                course.standby = true;
+            }
+            is_gone || takes_charge || was_replaced
         });
         if changed {
             let row = self.row();

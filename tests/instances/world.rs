@@ -120,7 +120,7 @@ impl World {
             started_at: self.clock.now(),
         };
         let listeners = Arc::clone(&self.listeners);
-        let settings = Settings { row, ttl, alone: false };
+        let settings = Settings { row, ttl, shares: false, alone: false };
         let instances = Instances::new(settings, Arc::clone(&self.store), Arc::clone(&registry), move || {
             for other in listeners.lock().unwrap().iter().filter(|other| other.id() != &id) {
                 other.wake();

@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use crate::clients::Clients;
-use crate::host::{Host, PATIENCE};
+use crate::host::{Host, PATIENCE, SHORT_LEASE};
 use crate::support::{UNCLEAN, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_successor_had_comes_back() {
-    let (mut host, old) = Host::new().await;
+    let (mut host, old) = Host::mortal().await;
     let robots = host.robots().await;
     let clients = Clients::start(&host, &robots, false).await;
     let new = host.candidate().await;
@@ -27,7 +27,7 @@ async fn what_a_dead_successor_had_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_stands_by_takes_over_from_a_dead_one() {
-    let (mut host, old) = Host::new().await;
+    let (mut host, old) = Host::mortal().await;
     let robots = host.robots().await;
     let clients = Clients::start(&host, &robots, true).await;
     let new = host.candidate().await;
@@ -47,7 +47,7 @@ async fn one_that_stands_by_takes_over_from_a_dead_one() {
 /// Frozen past its lease, and thawed when another has its accounts: it sends nothing, and gives up the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_was_frozen_is_fenced_when_it_thaws() {
-    let (mut host, old) = Host::new().await;
+    let (mut host, old) = Host::mortal().await;
     let robots = host.robots().await;
     let clients = Clients::start(&host, &robots, true).await;
     let new = host.candidate().await;
@@ -79,7 +79,7 @@ async fn a_disk_error_of_one_process_leaves_the_other_a_sound_database() {
         eprintln!("not run: strace cannot trace here");
         return;
     }
-    let (mut host, old) = Host::new().await;
+    let (mut host, old) = Host::mortal().await;
     let robots = host.robots().await;
     let clients = Clients::start(&host, &robots, true).await;
     let (log, trace) = (host.installation.database().with_extension("db-wal"), host.installation.scratch("trace"));
@@ -110,6 +110,7 @@ mod at_every_step {
     /// Whoever gets to this point of a hand-over dies there; the other serves, trades everything, and nothing is lost.
     async fn dies_at(point: &str) {
         let mut installation = crate::support::Installation::new();
+        installation.set(SHORT_LEASE.0, SHORT_LEASE.1);
         let points = installation.points();
         let (mut host, old) = Host::with(installation).await;
         let robots = host.robots().await;

@@ -14,7 +14,8 @@ use crate::support::{CLEAN, Client, Installation, Server, eventually};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than a drain.
 pub(crate) const EXIT: Duration = Duration::from_secs(20);
-const LEASE_TTL_MS: &str = "3000";
+/// For tests in which somebody dies. Elsewhere a lease must outlast whatever a busy machine does.
+pub(crate) const SHORT_LEASE: (&str, &str) = ("HOTGO__TRADING__LEASE_TTL_MS", "3000");
 
 pub(crate) struct Host {
     pub(crate) installation: Installation,
@@ -32,6 +33,13 @@ pub(crate) struct Slot {
 
 impl Host {
     /// One process that serves, with two paper accounts.
+    pub(crate) async fn mortal() -> (Self, Slot) {
+        let mut installation = Installation::new();
+        installation.set(SHORT_LEASE.0, SHORT_LEASE.1);
+        Self::with(installation).await
+    }
+
+    /// The same, with leases that outlast everything.
     pub(crate) async fn new() -> (Self, Slot) {
         Self::with(Installation::new()).await
     }
@@ -42,7 +50,6 @@ impl Host {
         for (name, value) in [
             ("HOTGO__INSTANCE__SHARE", "true"),
             ("HOTGO__INSTANCE__HAND_OVER_MS", "2000"),
-            ("HOTGO__TRADING__LEASE_TTL_MS", LEASE_TTL_MS),
             ("HOTGO__TRADING__ACCOUNTS", r#"[{"label":"main","venue":"paper"},{"label":"second","venue":"paper"}]"#),
             ("HOTGO__VENUE__PAPER__OPENING__USDT", "100000000"),
             ("HOTGO__SHUTDOWN__LINGER_MS", "1000"),

@@ -209,3 +209,15 @@ fn one_is_in_charge_once_all_before_it_of_its_name_are_gone_or_on_their_way() {
     living.remove(0);
     assert!(is_in_charge(&living[0].row, &living));
 }
+
+#[test]
+fn one_that_was_taken_for_dead_stands_by_for_the_one_that_replaced_it() {
+    let mut living = equals(0..2, 1);
+    assert!(
+        is_replaced(&living[0].row, &living),
+        "both are in charge: the later one is so because the earlier was gone"
+    );
+    assert!(!is_replaced(&living[1].row, &living));
+    living[1].row.standby = true;
+    assert!(!is_replaced(&living[0].row, &living));
+}
