@@ -109,7 +109,7 @@ fn during(site: &Site) -> Vec<Finding> {
             }
         }
         None => {
-            items.push(Finding { name: "last-run".to_owned(), ok: None, detail: "no upgrade is on record".to_owned() })
+            items.push(Finding { name: "last-run".to_owned(), ok: None, detail: "no upgrade is on record".to_owned() });
         }
     }
     items.extend(

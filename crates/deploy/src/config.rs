@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::Error;
 use crate::windows::Windows;
@@ -13,17 +13,28 @@ use crate::windows::Windows;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The protocol's limits.
+    #[serde(deserialize_with = "or_default")]
     pub upgrade: UpgradeConfig,
     /// Which releases stay.
+    #[serde(deserialize_with = "or_default")]
     pub releases: ReleasesConfig,
     /// When to deploy.
+    #[serde(deserialize_with = "or_default")]
     pub windows: Windows,
     /// What is worth an alert.
+    #[serde(deserialize_with = "or_default")]
     pub monitor: MonitorConfig,
     /// Whom to tell.
+    #[serde(deserialize_with = "or_default")]
     pub notify: NotifyConfig,
     /// The servers of `rolling`, in their order.
+    #[serde(deserialize_with = "or_default")]
     pub servers: Vec<ServerConfig>,
+}
+
+/// A section of which every line is a comment says nothing.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Limits of the upgrade.

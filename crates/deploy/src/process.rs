@@ -223,8 +223,8 @@ mod tests {
     fn a_signal_ends_every_wait_until_signals_are_ignored() {
         let interrupt = Interrupt::default();
         interrupt.state.0.lock().unwrap().signal = Some(Signal::SIGTERM);
-        assert!(interrupt.sleep(Duration::from_secs(60)).is_err());
-        let error = run(&mut sh("sleep 60"), None, Duration::from_secs(60), &interrupt).unwrap_err();
+        assert!(interrupt.sleep(Duration::from_mins(1)).is_err());
+        let error = run(&mut sh("sleep 60"), None, Duration::from_mins(1), &interrupt).unwrap_err();
         assert_eq!(error.exit().number(), 143);
         interrupt.ignore();
         assert!(interrupt.sleep(Duration::from_millis(1)).is_ok());

@@ -129,12 +129,12 @@ impl Release {
     /// [`Error::NoRelease`], also when several are meant.
     pub fn find(layout: &Layout, text: &str) -> Result<Self, Error> {
         let all = Self::all(layout);
-        let named = |release: &&Self| {
+        let is_meant = |release: &&Self| {
             release.name == text || release.manifest.build_id == text || release.name.starts_with(text)
         };
         let mut found: Vec<&Self> = all.iter().filter(|release| release.name == text).collect();
         if found.is_empty() {
-            found = all.iter().filter(named).collect();
+            found = all.iter().filter(is_meant).collect();
         }
         match found.as_slice() {
             [] => Err(Error::NoRelease(format!("there is no release {text}"))),

@@ -115,11 +115,11 @@ impl<'a> Upgrade<'a> {
     /// One that has not begun: the release goes into the slot that does not serve.
     pub fn new(site: &'a Site, record: &'a mut Record, request: Request) -> Self {
         let layout = &site.layout;
-        let side = |colour: Colour| {
+        let in_slot = |colour: Colour| {
             let release = Release::load(layout, &layout.slot(colour)?).ok()?;
             Some(Side { colour, release: release.name, build_id: release.manifest.build_id })
         };
-        let from = layout.active().and_then(side);
+        let from = layout.active().and_then(in_slot);
         let colour = from.as_ref().map_or(Colour::Blue, |from| from.colour.other());
         let Request { target, back, canary_s } = request;
         let to = Side { colour, release: target.name.clone(), build_id: target.manifest.build_id.clone() };
