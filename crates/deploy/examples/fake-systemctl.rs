@@ -26,6 +26,7 @@ use nix::unistd::Pid;
 
 const START: Duration = Duration::from_secs(4);
 const STOP: Duration = Duration::from_secs(30);
+const KILL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 struct Unit {
@@ -222,7 +223,7 @@ impl Unit {
                 stopping = Some(Instant::now());
                 let _gone = kill(pid, Signal::SIGTERM);
             }
-            if stopping.is_some_and(|since| since.elapsed() > STOP) {
+            if stopping.is_some_and(|since| since.elapsed() > KILL) {
                 child.kill().unwrap();
             }
             thread::park_timeout(POLL);

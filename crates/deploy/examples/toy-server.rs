@@ -68,6 +68,7 @@ fn main() {
             println!("{}", json!({ "accepted": [schema[0], schema[1]], "migrations": steps }));
         }
         Some("http") => http(release, behaviour, build_id),
+        Some("load") => load(words[1].parse().unwrap()),
         _ => {}
     }
 }
@@ -78,6 +79,39 @@ fn me() -> String {
 
 fn data() -> PathBuf {
     std::env::var_os("TOY_DATA").map_or_else(|| "/var/lib/hotgo".into(), PathBuf::from)
+}
+
+/// Asks port 8000 from two threads, each request on a connection of its own, until the file is gone. Prints how many were
+/// answered, how many were not, and the longest wait.
+fn load(until_gone: PathBuf) {
+    let ask = || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", 8000))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(std::io::Error::other(answer)) }
+    };
+    let (good, bad, longest) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while until_gone.exists() {
+                    let start = Instant::now();
+                    match ask() {
+                        Ok(()) => good.fetch_add(1, SeqCst),
+                        Err(error) => {
+                            let _unseen = writeln!(std::io::stderr(), "{error}");
+                            bad.fetch_add(1, SeqCst)
+                        }
+                    };
+                    longest.fetch_max(u64::try_from(start.elapsed().as_millis()).unwrap(), SeqCst);
+                    thread::park_timeout(Duration::from_millis(2));
+                }
+            });
+        }
+    });
+    println!("{}", json!({ "good": good, "bad": bad, "longest_ms": longest }));
 }
 
 fn exit(code: i32, why: &str) -> ! {
