@@ -45,15 +45,15 @@ fn main() {
         .filter(|word| word.contains("hotgo"))
         .map(|name| Unit { root: root.clone(), name: name.clone() });
     let ok = match words.first().map(String::as_str) {
-        Some("start") => units.fold(true, |ok, unit| unit.start() && ok),
+        Some("start") => units.filter(|unit| !unit.start()).count() == 0,
         Some("stop") if flag("--no-block") => {
             for unit in units {
                 unit.helper("__stop");
             }
             true
         }
-        Some("stop") => units.fold(true, |ok, unit| unit.stop() && ok),
-        Some("restart") => units.fold(true, |ok, unit| unit.stop() && unit.start() && ok),
+        Some("stop") => units.filter(|unit| !unit.stop()).count() == 0,
+        Some("restart") => units.filter(|unit| !(unit.stop() && unit.start())).count() == 0,
         Some("show") => {
             for unit in units {
                 print!("{}", unit.show());
@@ -68,7 +68,7 @@ fn main() {
             units.for_each(|unit| unit.supervise());
             true
         }
-        Some("__stop") => units.fold(true, |ok, unit| unit.stop() && ok),
+        Some("__stop") => units.filter(|unit| !unit.stop()).count() == 0,
         _ => true,
     };
     if !ok {

@@ -1,7 +1,8 @@
 //! A server for the tests of the tool: it speaks systemd's protocol, the private socket and `main`'s commands, trades
 //! pretended accounts, and misbehaves as `manifest/behaviour` of its release says.
 //!
-//! An account is a file in the data directory that holds its owner's process.
+//! An account is a file in the data directory that holds its owner's process, and is written again and again while that
+//! lives: a lease.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,8 +18,8 @@ use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,10 @@ struct Toy {
     accepting: AtomicBool,
     draining: AtomicBool,
     requests: AtomicU64,
+    turn: Mutex<()>,
 }
+
+const LEASE: Duration = Duration::from_millis(1_500);
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -68,7 +72,7 @@ fn main() {
             println!("{}", json!({ "accepted": [schema[0], schema[1]], "migrations": steps }));
         }
         Some("http") => http(release, behaviour, build_id),
-        Some("load") => load(words[1].parse().unwrap()),
+        Some("load") => load(Path::new(&words[1])),
         _ => {}
     }
 }
@@ -83,7 +87,7 @@ fn data() -> PathBuf {
 
 /// Asks port 8000 from two threads, each request on a connection of its own, until the file is gone. Prints how many were
 /// answered, how many were not, and the longest wait.
-fn load(until_gone: PathBuf) {
+fn load(until_gone: &Path) {
     let ask = || {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", 8000))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -146,6 +150,7 @@ fn http(release: PathBuf, behaviour: String, build_id: String) {
         accepting: AtomicBool::new(at_once),
         draining: AtomicBool::new(false),
         requests: AtomicU64::new(0),
+        turn: Mutex::new(()),
     });
     fs::create_dir_all(socket.parent().unwrap()).unwrap();
     let _fresh = fs::remove_file(&socket);
@@ -161,14 +166,12 @@ fn http(release: PathBuf, behaviour: String, build_id: String) {
         let toy = Arc::clone(&toy);
         thread::spawn(move || {
             while !toy.draining.load(SeqCst) {
-                match public.accept() {
-                    _ if !toy.accepting.load(SeqCst) => {}
-                    Ok((stream, _)) => {
-                        let toy = Arc::clone(&toy);
-                        thread::spawn(move || toy.serve(stream));
-                        continue;
-                    }
-                    Err(_) => {}
+                if toy.accepting.load(SeqCst)
+                    && let Ok((stream, _)) = public.accept()
+                {
+                    let toy = Arc::clone(&toy);
+                    thread::spawn(move || toy.serve(stream));
+                    continue;
                 }
                 thread::park_timeout(Duration::from_millis(5));
             }
@@ -184,6 +187,13 @@ fn http(release: PathBuf, behaviour: String, build_id: String) {
     toy.draining.store(true, SeqCst);
     let slow = if toy.behaviour == "slow-drain" { 3_000 } else { 300 };
     thread::park_timeout(Duration::from_millis(slow));
+    let _to_the_end = toy.turn.lock().unwrap();
+    for account in toy.accounts() {
+        if read(&account) == me() {
+            toy.own(&account, "");
+        }
+    }
+    std::process::exit(0);
 }
 
 impl Toy {
@@ -198,12 +208,7 @@ impl Toy {
         let mut accepted = None;
         loop {
             notify("WATCHDOG=1");
-            for account in self.accounts() {
-                let owner = read(&account);
-                if owner.is_empty() || !Path::new("/proc").join(&owner).exists() {
-                    self.own(&account, &me());
-                }
-            }
+            self.renew();
             if accepted.is_none() && self.accepting.load(SeqCst) {
                 accepted = Some(Instant::now());
             }
@@ -232,6 +237,19 @@ impl Toy {
         paths
     }
 
+    /// Keeps what is its own, and takes what nobody has kept.
+    fn renew(&self) {
+        let _turn = self.turn.lock().unwrap();
+        for account in self.accounts() {
+            let owner = read(&account);
+            let age = fs::metadata(&account).and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
+            if owner == me() || owner.is_empty() || age.is_some_and(|age| age > LEASE) {
+                self.own(&account, &me());
+            }
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "the server owns")]
     fn own(&self, account: &Path, owner: &str) {
         let temporary = account.with_extension(me());
         fs::write(&temporary, owner).and_then(|()| fs::rename(&temporary, account)).unwrap();
@@ -298,6 +316,7 @@ impl Toy {
     }
 
     fn give(&self, to: &str) {
+        let _turn = self.turn.lock().unwrap();
         for account in self.accounts() {
             self.own(&account, to);
         }

@@ -42,7 +42,8 @@ pub fn run(cli: &Cli) -> Exit {
         Err(Error::Interrupted { .. }) if site.systemd.is_stopping().unwrap_or(false) => Exit::Ok,
         Err(error) => {
             site.out.error(&error.to_string(), error.help());
-            if site.out.json {
+            // What is wrong with the site is a result, and was printed.
+            if site.out.json && !matches!(error, Error::Unhealthy(_)) {
                 site.out.result("", &json!({ "error": error.to_string(), "exit": error.exit().number() }));
             }
             error.exit()
@@ -350,7 +351,7 @@ fn promote(site: &Site, record: &mut Record) -> Result<(), Error> {
     };
     journal.waits = false;
     let name = journal.to.release.clone();
-    let outcome = Upgrade::resume(site, record, journal)?.drive(Step::HandOver)?;
+    let outcome = Upgrade::resume(site, record, journal).drive(Step::HandOver)?;
     conclude(site, record, outcome, &name);
     Ok(())
 }
@@ -360,7 +361,7 @@ fn abort(site: &Site, record: &mut Record) -> Result<(), Error> {
         return Err(Error::Usage("there is nothing to abort".to_owned()));
     };
     let step = journal.step;
-    let mut upgrade = Upgrade::resume(site, record, journal)?;
+    let mut upgrade = Upgrade::resume(site, record, journal);
     if upgrade.is_committed() {
         return Err(Error::Usage("it is committed already: `rollback` goes back".to_owned()));
     }

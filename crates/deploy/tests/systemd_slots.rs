@@ -16,6 +16,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::unused_self,
     missing_docs,
     reason = "tests"
 )]
@@ -168,7 +169,7 @@ impl Load {
         let result: Value =
             serde_json::from_str(run.text.lines().last().unwrap()).unwrap_or_else(|_| panic!("{}", run.text));
         assert_eq!(result["bad"], 0, "{}\n{}", run.text, site_log());
-        assert!(result["good"].as_u64().unwrap() > 100, "{result}");
+        assert!(result["good"].as_u64().unwrap() > 20, "{result}");
         result["longest_ms"].as_u64().unwrap()
     }
 }

@@ -104,7 +104,6 @@ pub struct Upgrade<'a> {
     site: &'a Site,
     record: &'a mut Record,
     journal: Journal,
-    release: Release,
     canary_s: Option<u64>,
 }
 
@@ -138,19 +137,19 @@ impl<'a> Upgrade<'a> {
             waits: false,
             before: None,
         };
-        Self { site, record, journal, release: target, canary_s }
+        Self { site, record, journal, canary_s }
     }
 
     /// One that another run has begun.
-    ///
-    /// # Errors
-    /// When its release is gone.
-    pub fn resume(site: &'a Site, record: &'a mut Record, journal: Journal) -> Result<Self, Error> {
-        let release = Release::load(&site.layout, &journal.to.release)?;
+    pub fn resume(site: &'a Site, record: &'a mut Record, journal: Journal) -> Self {
         record.from = journal.from.as_ref().map(|from| from.release.clone());
         record.to = Some(journal.to.release.clone());
         record.before = journal.before;
-        Ok(Self { site, record, journal, release, canary_s: None })
+        Self { site, record, journal, canary_s: None }
+    }
+
+    fn release(&self) -> Result<Release, Error> {
+        Release::load(&self.site.layout, &self.journal.to.release)
     }
 
     /// Whether N is the one that serves: from there it only goes forward, or through a whole upgrade back.
@@ -171,7 +170,13 @@ impl<'a> Upgrade<'a> {
                     format!("{release} serves ({colour}), but was not watched to the end: the next run does that");
                 Err(Error::Interrupted { signal, state })
             }
-            Err(failed) if self.is_committed() => Err(self.roll_back(failed)),
+            Err(failed @ (_, Error::Remote(_))) if self.is_committed() => Err(self.roll_back(failed)),
+            // Not the release's fault: a full disk, or a systemd that does not answer.
+            Err((step, error)) if self.is_committed() => {
+                let name = &self.journal.to.release;
+                let what = format!("{name} serves, but {} is not done, and the next run does it: {error}", step.name());
+                Err(Error::Unhealthy(what))
+            }
             Err(failed) => Err(self.give_up(failed)),
         }
     }
@@ -278,7 +283,7 @@ pub fn recover(site: &Site, record: &mut Record, finish: bool) -> Result<Option<
         ..Record::default()
     };
     site.out.warn(&format!("`{command}` of {} was cut short at {}", dead.at, step.name()));
-    let mut upgrade = Upgrade::resume(site, &mut dead, journal.clone())?;
+    let mut upgrade = Upgrade::resume(site, &mut dead, journal.clone());
     let result = if !upgrade.is_committed() {
         site.out.note(&format!("undoing it: {} does not serve yet", journal.to.release));
         upgrade.undo(step).map(|state| format!("cut short at {}; undone: {state}", step.name()))

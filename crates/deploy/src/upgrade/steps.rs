@@ -33,14 +33,15 @@ const ACCEPT: Duration = Duration::from_secs(5);
 impl Upgrade<'_> {
     pub(super) fn preflight(&mut self) -> Result<String, Error> {
         let site = self.site;
-        self.release.verify()?;
+        let release = self.release()?;
+        release.verify()?;
         site.systemd.show(SERVICE)?;
-        let pending = self.release.pending_migrations(site)?;
+        let pending = release.pending_migrations(site)?;
         let newest = pending.iter().map(|step| step.version).max();
         if let (Some(newest), false) = (newest, self.journal.back) {
             self.others_accept(newest)?;
         }
-        match self.release.check(site) {
+        match release.check(site) {
             // It wants its migrations first: the check comes after them.
             Err(Error::Preflight(_)) if newest.is_some() && !self.journal.back => {}
             other => other?,
@@ -67,11 +68,12 @@ impl Upgrade<'_> {
         if self.journal.back {
             return Ok("not on the way back".to_owned());
         }
-        let pending = self.release.pending_migrations(self.site)?;
+        let release = self.release()?;
+        let pending = release.pending_migrations(self.site)?;
         if !pending.is_empty() {
-            self.release.migrate(self.site)?;
+            release.migrate(self.site)?;
         }
-        self.release.check(self.site)?;
+        release.check(self.site)?;
         Ok(format!("{} applied", pending.len()))
     }
 
@@ -93,8 +95,7 @@ impl Upgrade<'_> {
             Error::Interrupted { .. } => error,
             other => Error::Remote(format!("{other}{}", self.last_words(since))),
         })?;
-        let status =
-            site.wait_for(seconds(limits.check_timeout_s), || site.healthy(colour, &self.release.manifest.build_id));
+        let status = site.wait_for(seconds(limits.check_timeout_s), || site.healthy(colour, &self.journal.to.build_id));
         let status = status.map_err(|error| self.with_last_words(error, since))?;
         self.journal.pid = status.pid;
         Ok(format!("{} is ready, pid {}", status.build_id, status.pid))
@@ -356,8 +357,11 @@ impl Upgrade<'_> {
         layout.point("last-good", name)?;
         Release::set_good(layout, name)?;
         let gone = release::prune(layout, site.config.releases.keep)?;
-        if !site.systemd.show(SERVICE)?.is_wanted() && !site.systemd.is_stopping()? {
-            site.systemd.start(SERVICE, seconds(site.config.upgrade.start_timeout_s))?;
+        let umbrella = site.systemd.show(SERVICE)?.state;
+        if !matches!(umbrella.as_str(), "active" | "reloading") && !site.systemd.is_stopping()? {
+            // The release serves already; without the umbrella it would not after a reboot, and could not be stopped by name.
+            let started = site.systemd.start(SERVICE, seconds(site.config.upgrade.start_timeout_s));
+            started.unwrap_or_else(|error| site.out.warn(&error.to_string()));
         }
         Journal::clear(layout)?;
         Ok(if gone.is_empty() {

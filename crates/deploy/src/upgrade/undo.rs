@@ -15,7 +15,7 @@ use super::{Failed, Outcome, Step, Upgrade};
 impl Upgrade<'_> {
     /// Undoes what was done, and says so. What failed before anything was changed comes back as it is.
     pub(super) fn give_up(&mut self, (step, error): Failed) -> Error {
-        let blamed = step >= Step::Start && !matches!(error, Error::Interrupted { .. } | Error::Space(_));
+        let blamed = step >= Step::Start && matches!(error, Error::Remote(_));
         if step == Step::Preflight {
             return match Journal::clear(&self.site.layout) {
                 Ok(()) => error,
@@ -139,7 +139,6 @@ impl Upgrade<'_> {
             before: None,
             ..self.journal.clone()
         };
-        self.release = target;
         match self.forward(Step::Start) {
             Ok(Outcome::Done | Outcome::Waits) => {
                 let state = format!("{} serves ({})", self.journal.to.release, self.journal.to.colour);
