@@ -165,7 +165,7 @@ fn rolling_takes_one_server_after_the_other_and_stops_at_the_first_failure() {
     let mut yaml = support::DEPLOY_YAML.to_owned() + "servers:\n";
     for (name, host) in ["a", "b"].into_iter().zip(&hosts) {
         let (root, data, systemctl) = (host.root.display(), host.root.join("var/lib/hotgo"), example("fake-systemctl"));
-        yaml += &format!(
+        let server = format!(
             "  - name: {name}\n    out: echo out {name} >>{log}\n    in: echo in {name} >>{log}\n    run: env FAKE_ROOT={root} \
              TOY_DATA={} HOTGO_DEPLOY_SYSTEMCTL={} {} --root {root}\n",
             data.display(),
@@ -173,6 +173,7 @@ fn rolling_takes_one_server_after_the_other_and_stops_at_the_first_failure() {
             support::TOOL,
             log = log.display(),
         );
+        yaml.push_str(&server);
         // Both trust the one who builds.
         fs::copy(boss.dir.path().join("key.pub"), host.root.join("etc/hotgo/keys/boss.pub")).unwrap();
     }

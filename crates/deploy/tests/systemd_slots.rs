@@ -361,7 +361,7 @@ fn a_killed_server_is_started_again_and_the_monitor_is_woken() {
     inside("sleep 1; curl -sS --max-time 20 localhost:8000").ends_with(0).says("1.0+a");
     site.assert_serves("1.0+a");
     inside(
-        "for i in $(seq 50); do journalctl -u hotgo-monitor | grep 'BAD.*restarts' && exit; sleep 0.2; done; exit 1",
+        "for i in $(seq 50); do journalctl -u hotgo-monitor | grep -E 'BAD +(service|health|restarts)' && exit; sleep 0.2; done; exit 1",
     )
     .ends_with(0);
     // Nothing runs, nobody has stopped the site, and somebody connects.

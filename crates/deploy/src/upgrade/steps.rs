@@ -269,13 +269,21 @@ impl Upgrade<'_> {
             site.systemd.stop_soon(&unit)?;
         }
         let end = Instant::now() + seconds(site.config.upgrade.drain_timeout_s);
-        let mut deaths = 0;
+        let patience = seconds(site.config.upgrade.max_unhealthy_s);
+        let (mut deaths, mut well) = (0, Instant::now());
         let old = loop {
             let old = site.systemd.show(&unit)?;
+            deaths += u32::from(self.notice_death()?);
+            match self.candidate() {
+                Ok(_) => well = Instant::now(),
+                // One that died is on its way again; one that lives and is sick is not worth the wait for the other's end.
+                Err(error) if deaths == 0 && well.elapsed() > patience => return Err(error),
+                Err(interrupted @ Error::Interrupted { .. }) => return Err(interrupted),
+                Err(_) => {}
+            }
             if old.is_down() || Instant::now() >= end {
                 break old;
             }
-            deaths += u32::from(self.notice_death()?);
             line.update(&format!("{} is {}", from.colour, old.state));
             site.interrupt.sleep(POLL)?;
         };
@@ -285,17 +293,18 @@ impl Upgrade<'_> {
             site.out.warn(&format!("{unit} ended with {}", old.result));
             site.systemd.reset_failed(&unit)?;
         }
-        // One that died meanwhile is on its way again; its end is not near enough to the new release's fault to go back at once.
-        site.wait_for(seconds(site.config.upgrade.start_timeout_s), || {
-            if deaths < MAX_DEATHS {
-                deaths += u32::from(self.notice_death()?);
-            }
-            self.candidate().map(drop).or_else(|error| if deaths < MAX_DEATHS { Err(error) } else { Ok(()) })
-        })?;
+        while deaths > 0 && deaths < MAX_DEATHS && self.candidate().is_err() && well.elapsed() < self.start_limit() {
+            site.interrupt.sleep(POLL)?;
+            deaths += u32::from(self.notice_death()?);
+        }
         Ok(match deaths {
             0 => format!("{} is {}", from.colour, old.state),
             _ => format!("{} is {}; the new process died {deaths} times meanwhile", from.colour, old.state),
         })
+    }
+
+    fn start_limit(&self) -> Duration {
+        seconds(self.site.config.upgrade.start_timeout_s)
     }
 
     /// N died while O drains: systemd starts it again, the socket queues. Says so, and whether it was so.
