@@ -133,6 +133,8 @@ impl Unit {
             for what in ["stop", "result", "restarts", "pid", "supervisor"] {
                 let _fresh = fs::remove_file(self.file(what));
             }
+            // Sockets= of a slot wants it.
+            Self { root: self.root.clone(), name: "hotgo.socket".to_owned() }.set("state", "active");
             self.set("state", "activating");
             self.helper("__supervise");
         }

@@ -38,8 +38,7 @@ pub fn run(cli: &Cli) -> Exit {
     let result = if cli.command.changes() { recorded(&site, &cli.command) } else { look(&site, &cli.command) };
     match result {
         Ok(()) => Exit::Ok,
-        // `systemctl stop` in the middle of a reload: the service ends as stopped, not as failed.
-        Err(Error::Interrupted { .. }) if site.systemd.is_stopping().unwrap_or(false) => Exit::Ok,
+        Err(error) if is_stopped(&site, &error) => Exit::Ok,
         Err(error) => {
             site.out.error(&error.to_string(), error.help());
             // What is wrong with the site is a result, and was printed.
@@ -49,6 +48,12 @@ pub fn run(cli: &Cli) -> Exit {
             error.exit()
         }
     }
+}
+
+/// `systemctl stop` in the middle of a reload: the service ends as stopped, not as failed.
+fn is_stopped(site: &Site, error: &Error) -> bool {
+    site.interrupt.ignore();
+    matches!(error, Error::Interrupted { .. }) && site.systemd.is_stopping().unwrap_or(false)
 }
 
 fn open(cli: &Cli) -> Result<Site, Error> {

@@ -46,7 +46,7 @@ fn an_artifact_that_is_cut_or_changed_or_signed_by_a_stranger_is_refused() {
     let cut = host.artifact("1.0+cut", "good");
     let bytes = fs::metadata(&cut).unwrap().len();
     OpenOptions::new().write(true).open(&cut).unwrap().set_len(bytes / 2).unwrap();
-    refused(&cut, "bytes were signed");
+    refused(&cut, "were signed: copy it again");
 
     let changed = host.artifact("1.0+changed", "good");
     let mut file = OpenOptions::new().write(true).open(&changed).unwrap();

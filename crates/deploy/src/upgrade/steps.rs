@@ -175,16 +175,20 @@ impl Upgrade<'_> {
         Ok("accepts".to_owned())
     }
 
-    /// O, if it is there to be compared with and to hand over.
-    fn old(&self) -> Option<(Instance, Status)> {
-        let from = self.journal.from.as_ref()?;
-        let status = self.site.healthy(from.colour, &from.build_id).ok()?;
-        Some((self.site.instance(from.colour), status))
+    /// O, if it lives: to be compared with, and to hand over. It is not given up for one slow answer, nor because a signal came.
+    fn old(&self) -> Result<Option<(Instance, Status)>, Error> {
+        let Some(from) = &self.journal.from else { return Ok(None) };
+        let patience = seconds(self.site.config.upgrade.max_unhealthy_s);
+        match self.site.wait_for(patience, || self.site.healthy(from.colour, &from.build_id)) {
+            Ok(status) => Ok(Some((self.site.instance(from.colour), status))),
+            Err(Error::Remote(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn traffic(&mut self, line: &StepLine<'_>) -> Result<String, Error> {
         let new = self.site.instance(self.journal.to.colour);
-        let Some((old, _)) = self.old() else {
+        let Some((old, _)) = self.old()? else {
             return Ok("skipped: nothing else serves".to_owned());
         };
         let start = [Traffic::of(&old), Traffic::of(&new)];
@@ -199,7 +203,7 @@ impl Upgrade<'_> {
         let site = self.site;
         let timeout = seconds(site.config.upgrade.hand_over_timeout_s);
         let name = self.candidate()?.instance;
-        let Some((old, status)) = self.old() else { return self.take_over(timeout) };
+        let Some((old, status)) = self.old()? else { return self.take_over(timeout) };
         let before = status.trading();
         self.journal.before = Some(before);
         self.record.before = Some(before);
@@ -217,7 +221,7 @@ impl Upgrade<'_> {
                 return Ok(new);
             }
             // One that died and was started again knows nothing of the hand-over.
-            if let Some((old, status)) = self.old().filter(|(_, status)| status.pid != told) {
+            if let Some((old, status)) = self.old()?.filter(|(_, status)| status.pid != told) {
                 old.hand_over(&name)?;
                 told = status.pid;
             }
