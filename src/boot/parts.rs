@@ -343,7 +343,7 @@ impl Boot<'_> {
                 limits: self.config.trading.limits.clone(),
                 owner: Arc::clone(&self.instance),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
-                hand_over: ms(self.config.instance.hand_over_ms),
+                hand_over: ms(self.config.instance.hand_over_ms.min(self.config.shutdown.order_drain_ms)),
                 predecessor_is_dead: self.is_alone(),
             };
             accounts.push((account, ports));
@@ -465,7 +465,7 @@ impl Boot<'_> {
             hub: Arc::clone(hub),
             clock: self.clock,
             room: u32::try_from(self.config.trading.queue).unwrap_or(u32::MAX),
-            wait: ms(self.config.instance.remote_wait_ms),
+            wait: ms(self.config.instance.remote_wait_ms.min(self.config.server.request_timeout_ms / 2)),
             // Whoever still waits is told that it is pending, so that the shutdown need not wait for others.
             stop: self.handle.token(self.phases.stop_accepting),
         };
