@@ -104,6 +104,7 @@ mod tests {
             ready: true,
             state: "running".into(),
             epoch: Some(7),
+            reason: None,
             owner: None,
             robots_running: 3,
             live_orders: 8,
