@@ -2,17 +2,15 @@
 //! is the test's own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "support/postgres.rs"]
-mod postgres;
 mod support;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use postgres::Postgres;
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Process};
+use support::postgres::Postgres;
 use support::server::{list, signal_body};
 use support::{Installation, Server, eventually, within};
 use tokio::process::Command;
@@ -45,11 +43,7 @@ fn command(from: &str, to: &str, more: &[&str]) -> Command {
 async fn run(from: &str, to: &str, more: &[&str]) -> Ended {
     let output = within(LIMIT, "the copy ends", command(from, to, more).output()).await.unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended {
-        code: output.status.code().unwrap_or(-1),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    }
+    Ended { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
 fn file(path: &Path) -> String {
@@ -111,7 +105,9 @@ async fn a_ledger_moves_to_a_server_and_is_traded_on_as_if_nothing_had_happened(
     let target = Postgres::start();
     let copied = run(&file(&home.database()), &target.url(), &[]).await;
     copied.with(0, &[]);
-    for part in ["hg_trading_order", "hg_trading_event", "the same on both sides", "venue.ledger", "account main stays bound"] {
+    for part in
+        ["hg_trading_order", "hg_trading_event", "the same on both sides", "venue.ledger", "account main stays bound"]
+    {
         assert!(copied.stdout.contains(part), "{part:?} is missing in:\n{}", copied.stdout);
     }
 
@@ -287,7 +283,8 @@ async fn a_copy_that_is_killed_midway_leaves_nothing_behind_and_is_done_again() 
         )
         .await;
     let mut copy = Process::start(command(&file(&home.database()), &target.url(), &[])).unwrap();
-    let midway = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'COPY hg_trading_event%'";
+    let midway =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'COPY hg_trading_event%'";
     eventually(LIMIT, "it is midway", async || (target.ask(midway).await == "1").then_some(())).await;
     assert_eq!(copy.kill().await.unwrap(), Exit::Signal(9));
     let gone = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hotgo copy'";

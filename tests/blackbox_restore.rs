@@ -1,8 +1,6 @@
 //! Backups that were restored: a ledger that is older than the account refuses to trade, and names an order that it lacks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-#[path = "support/postgres.rs"]
-mod postgres;
 mod support;
 
 use std::fs;
@@ -10,9 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use postgres::Postgres;
 use serde_json::{Value, json};
 use support::audit::{Verdict, audit};
+use support::postgres::{self, Postgres};
 use support::server::Robot;
 use support::{Installation, Server, eventually};
 
@@ -45,7 +43,8 @@ async fn filled(server: &Server, robot: &Robot, key: &str) -> String {
 }
 
 async fn resting(server: &Server, robot: &Robot, key: &str) -> String {
-    let wish = json!({"robot": robot.id, "action": "buy", "qty": "0.001", "order": {"type": "limit", "price": "50000"}});
+    let wish =
+        json!({"robot": robot.id, "action": "buy", "qty": "0.001", "order": {"type": "limit", "price": "50000"}});
     let answer = server.client().post_keyed("/api/signals", key, &wish).await.unwrap().ok();
     let id = answer["orders"][0].as_str().unwrap().to_owned();
     server.order_that("it rests", |order| order["client_id"] == *id && order["status"] == "OPEN").await;
@@ -89,7 +88,8 @@ async fn assert_refuses_to_trade(home: &mut Installation, robot: &Robot, missing
         (detail.starts_with("quarantined: ") && code == 503).then_some(detail)
     };
     let detail = eventually(LIMIT, "the account is quarantined", account).await;
-    let named = |text: &str| missing.iter().any(|id| text.contains(id.as_str())) && text.contains("Restore the newest ledger");
+    let named =
+        |text: &str| missing.iter().any(|id| text.contains(id.as_str())) && text.contains("Restore the newest ledger");
     assert!(named(&detail), "{detail}");
     let shown = status(home).await;
     assert!(shown.contains("main quarantined") && named(&shown), "{shown}");

@@ -152,7 +152,10 @@ async fn redis(config: &Config) -> Result<Option<RedisLine>, Failure> {
     let (version, warning) = match answer {
         Ok(answer) => {
             let field = |name: &str| {
-                answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+                answer
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                    .map(|value| value.trim().to_owned())
             };
             let evicts = field("maxmemory_policy").filter(|policy| policy != "noeviction");
             let warning = evicts.filter(|_| config.redis.signals.is_some()).map(|policy| {

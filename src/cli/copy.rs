@@ -90,7 +90,9 @@ fn target(to: &str, password_file: Option<&Path>) -> Result<Server, Failure> {
     let wrong = |problem: String| Failure::new(ExitCode::Usage, problem);
     match config.database(Path::new("")) {
         Ok(Database::Postgres(server)) => Ok(server),
-        Ok(Database::Sqlite(_)) => Err(wrong("--to names no database; write postgres://user@host:port/database".into())),
+        Ok(Database::Sqlite(_)) => {
+            Err(wrong("--to names no database; write postgres://user@host:port/database".into()))
+        }
         Err(fault) if fault.key == "store.password_file" => Err(wrong(format!("--password-file: {}", fault.problem))),
         Err(fault) => Err(wrong(format!("--to: {}", fault.problem.replace("store.password_file", "--password-file")))),
     }
@@ -101,7 +103,9 @@ fn tell(out: Output, path: &Path, server: &Server, moved: &Moved) -> Result<(), 
     if out.json {
         let from = path.display().to_string();
         let (tables, accounts) = (json!(tables), json!(accounts));
-        return Ok(out.json(&json!({ "from": from, "to": server.to_string(), "tables": tables, "paper_accounts": accounts }))?);
+        return Ok(
+            out.json(&json!({ "from": from, "to": server.to_string(), "tables": tables, "paper_accounts": accounts }))?
+        );
     }
     for Copied { table, rows, digest } in tables {
         out.line(format!("  {table:26} {rows:>10} rows  {digest:032x}"))?;

@@ -211,9 +211,10 @@ impl From<CopyError> for Failure {
             other => other,
         };
         let (code, help) = match &error {
-            CopyError::Open(_) => {
-                (ExitCode::DataDir, "stop the server that uses it (its shutdown commits everything), then run this again")
-            }
+            CopyError::Open(_) => (
+                ExitCode::DataDir,
+                "stop the server that uses it (its shutdown commits everything), then run this again",
+            ),
             CopyError::Missing(_) => (ExitCode::DataDir, "name the file: --from sqlite:<data-dir>/hotgo.db"),
             CopyError::NotEmpty { .. } => {
                 (ExitCode::NotEmpty, "make another database with CREATE DATABASE, and name that one with --to")
@@ -221,9 +222,15 @@ impl From<CopyError> for Failure {
             CopyError::Schema { .. } => {
                 (ExitCode::Schema, "run `main migrate up` on the source, with the same release, then run this again")
             }
-            CopyError::Value { .. } => (ExitCode::Damaged, "nothing was written; keep the file, and run `main check` on it"),
-            CopyError::Differs { .. } => (ExitCode::AuditFindings, "nothing was written; keep the file, and run this again"),
-            CopyError::Source(_) | CopyError::Target(_) => (ExitCode::Unexpected, "nothing was written; run this again"),
+            CopyError::Value { .. } => {
+                (ExitCode::Damaged, "nothing was written; keep the file, and run `main check` on it")
+            }
+            CopyError::Differs { .. } => {
+                (ExitCode::AuditFindings, "nothing was written; keep the file, and run this again")
+            }
+            CopyError::Source(_) | CopyError::Target(_) => {
+                (ExitCode::Unexpected, "nothing was written; run this again")
+            }
             CopyError::Unknown(_) => {
                 (ExitCode::Unexpected, "run this again: if it says that the target is not empty, all of it is there")
             }

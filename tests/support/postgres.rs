@@ -51,7 +51,10 @@ fn programs(name: &str) -> PathBuf {
         versions.sort();
         found.extend(versions.into_iter().rev());
     }
-    found.into_iter().find(|dir| ["initdb", "postgres", name].iter().all(|name| dir.join(name).is_file())).expect(MISSING)
+    found
+        .into_iter()
+        .find(|dir| ["initdb", "postgres", name].iter().all(|name| dir.join(name).is_file()))
+        .expect(MISSING)
 }
 
 /// Who runs the server, as arguments of `setpriv`: it refuses to run as root.

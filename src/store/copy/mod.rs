@@ -20,12 +20,12 @@ use tokio::runtime::Handle;
 
 pub use progress::Progress;
 
+use super::StoreError;
 use super::dump::Dump;
 use super::migrate::Schema;
 use super::postgres::{self, Server, Use, escape, reach};
 use super::read::Row as _;
 use super::sqlite::{OpenError, WriteLock, integrity_check};
-use super::StoreError;
 
 /// Every table, after those that it refers to. `hg_sys_instance` is none of them: whoever lived there lives here no more.
 const TABLES: [&str; 16] = [
@@ -53,7 +53,7 @@ const COUNTED: [&str; 5] =
 /// So many bytes go to the server at once.
 const BATCH_BYTES: usize = 256 << 10;
 /// How long a `COMMIT` may take.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+const COMMIT_TIMEOUT: Duration = Duration::from_mins(1);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a ledger was not moved. Unless it says so, nothing was written.
@@ -92,7 +92,9 @@ pub enum CopyError {
         detail: String,
     },
     /// What was read back is not what was sent.
-    #[error("{table} is not the same on both sides: {source_rows} rows with digest {source_digest}, {target_rows} with {target_digest}")]
+    #[error(
+        "{table} is not the same on both sides: {source_rows} rows with digest {source_digest}, {target_rows} with {target_digest}"
+    )]
     Differs {
         /// The table.
         table: &'static str,
@@ -191,7 +193,7 @@ pub struct Bound {
 pub struct Move {
     source: Connection,
     // After the connection: nobody opens the file before it is closed.
-    _lock: WriteLock,
+    lock: WriteLock,
     target: PgConnection,
     name: String,
     runtime: Handle,
@@ -227,8 +229,7 @@ impl Move {
         let source = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         source.busy_timeout(BUSY_TIMEOUT)?;
         source.execute_batch("PRAGMA trusted_schema = OFF; BEGIN")?;
-        let mut this =
-            Self { source, _lock: lock, target, name: server.to_string(), runtime, sums: Vec::new() };
+        let mut this = Self { source, lock, target, name: server.to_string(), runtime, sums: Vec::new() };
         this.check_tables()?;
         for table in TABLES.into_iter().chain(LEFT_BEHIND) {
             if this.ask::<bool>(format!("SELECT EXISTS (SELECT FROM {table})"))? {
@@ -249,8 +250,9 @@ impl Move {
     fn check_tables(&self) -> Result<(), CopyError> {
         let mut known: Vec<&str> = TABLES.into_iter().chain(LEFT_BEHIND).collect();
         known.sort_unstable();
-        let mut select =
-            self.source.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'hg%' ORDER BY name")?;
+        let mut select = self
+            .source
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'hg%' ORDER BY name")?;
         let found: Vec<String> = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         if found == known {
             Ok(())
@@ -374,11 +376,11 @@ impl Move {
     /// # Errors
     /// None of its own: only if the target is no server's.
     pub fn look<T>(self, look: impl FnOnce(&mut Dump) -> T) -> Result<(Self, T), CopyError> {
-        let Self { source, _lock, target, name, runtime, sums } = self;
+        let Self { source, lock, target, name, runtime, sums } = self;
         let mut dump = Dump::Postgres(postgres::Dump::of(target, runtime.clone()));
         let seen = look(&mut dump);
         let Dump::Postgres(dump) = dump else { return Err(StoreError::Closed.into()) };
-        Ok((Self { source, _lock, target: dump.into_conn(), name, runtime, sums }, seen))
+        Ok((Self { source, lock, target: dump.into_conn(), name, runtime, sums }, seen))
     }
 
     /// Sets the counters behind the ids that were copied, and commits.
@@ -404,7 +406,8 @@ impl Move {
         });
         committed?;
         // Only makes the first reads quicker; the server does it by itself later on.
-        let _later = self.runtime.block_on(self.target.execute(AssertSqlSafe(format!("ANALYZE {}", TABLES.join(", ")))));
+        let _later =
+            self.runtime.block_on(self.target.execute(AssertSqlSafe(format!("ANALYZE {}", TABLES.join(", ")))));
         Ok(())
     }
 }

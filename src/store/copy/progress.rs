@@ -1,8 +1,8 @@
 //! How far a move is, for those who watch it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared by a move and those who watch it.
 #[derive(Debug, Clone, Default)]
