@@ -145,7 +145,8 @@ async fn a_ledger_whose_server_was_killed_moves_too_and_its_orders_are_resolved_
         }
     };
     tokio::join!(busy, async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let many = async || (server.orders().await.len() > 30).then_some(());
+        eventually(LIMIT, "orders are under way", many).await;
         server.sigkill().await;
     });
     let target = Postgres::start();
