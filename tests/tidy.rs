@@ -28,6 +28,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/shutdown-coordinator/tests/scorecard/blocking.rs", "a contestant whose job says nothing when it starts"),
     ("crates/shutdown-coordinator/tests/scorecard/websocket.rs", "a client that takes its time to answer a Close"),
     ("crates/shutdown-coordinator/tests/serve/handover.rs", "a client that thinks between two requests"),
+    ("tests/blackbox_copy.rs", "kills a process at a time of its own choosing"),
     ("tests/support/postgres.rs", "looks at a process again, outside of any runtime"),
     ("tests/store_contract/suite.rs", "waits for what the store says is left of a lease, by the store's own clock"),
 ];

@@ -471,6 +471,11 @@ impl<'a> Session<'a> {
             (None, _) if engine.is_ready() => "running",
             (None, _) => "recovering",
         };
+        if let Some(reason) = engine.quarantine()
+            && self.driver.face.status().reason.as_deref() != Some(reason)
+        {
+            tracing::error!(alarm = true, account = %self.driver.account.label, reason, "account quarantined");
+        }
         self.driver.face.update(|status| {
             *status = EngineStatus {
                 ready,

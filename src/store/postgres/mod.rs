@@ -43,6 +43,7 @@ pub use witness::PostgresWitness;
 pub use writer::Writer;
 
 pub(super) use open::{Use, check_server, reach};
+pub(super) use text::escape;
 pub(super) use writer::store_error;
 
 use super::read::bounded;

@@ -12,14 +12,14 @@ use super::OpenError;
 
 /// Held as long as this lives. The operating system frees it when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct WriteLock {
+pub(in crate::store) struct WriteLock {
     _file: File,
 }
 
 impl WriteLock {
     /// Takes the lock of the database at `path`, which must exist. Two names of one file have one lock, if the names are
     /// symbolic links.
-    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+    pub(in crate::store) fn take(path: &Path) -> Result<Self, OpenError> {
         let failed = |path: &Path, error: std::io::Error| OpenError::NotWritable {
             path: path.to_owned(),
             detail: error.to_string(),

@@ -44,6 +44,7 @@ pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
 
+pub(super) use lock::WriteLock;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
