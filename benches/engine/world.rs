@@ -1,6 +1,5 @@
 //! The real parts between a caller and the disk: registry, driver, hub, store. Only the venue is the bench's own.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use hotgo::clock::Clock;
 use hotgo::config::{MarketConfig, MarketSource, Sources, SymbolConfig, load};
 use hotgo::engines::{EngineRegistry, Engines, Farewell, Ports, Stage};
 use hotgo::market::MarketRunner;
-use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Account, Store};
 use hotgo::stream::Hub;
 use tokio::task::JoinSet;
@@ -20,13 +18,14 @@ use trading::exchange::OrderKind;
 use trading::ids::{RobotId, Seq};
 use trading::risk::Limits;
 
+use crate::database::Database;
 use crate::desk::{buy, new_robot};
 use crate::venue::Venue;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) account: Account,
     registry: Arc<EngineRegistry>,
     drivers: JoinSet<Farewell>,
@@ -58,18 +57,18 @@ fn market() -> MarketConfig {
 
 impl World {
     /// Opens the database and waits until the account trades.
-    pub(crate) async fn start(path: &Path, venue: &Arc<Venue>) -> Self {
+    pub(crate) async fn start(database: &Database, venue: &Arc<Venue>) -> Self {
         let (mut rest, market_stop, clock) = (JoinSet::new(), CancellationToken::new(), Clock::start());
-        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await.unwrap();
-        rest.spawn(writer.run());
-        let defaults = Sources { dir: None, env: [].into(), working_dir: path.into(), flags: Vec::new() };
+        let (store, writer) = database.open().await;
+        rest.spawn(writer);
+        let defaults = Sources { dir: None, env: [].into(), working_dir: ".".into(), flags: Vec::new() };
         let live = load(&defaults).unwrap().config.venue.binance;
         let (runner, prices) = MarketRunner::open(&market(), &live, clock).unwrap();
         let stop = market_stop.clone();
         rest.spawn(async move { runner.run(None, stop).await.unwrap() });
         let account = store.ensure_account("bench", "main").await.unwrap();
         let ports = Ports {
-            store: Arc::new(store.clone()),
+            store: Arc::clone(&store),
             gateway: Arc::clone(venue) as Arc<_>,
             market: prices,
             hub: Arc::new(Hub::new(1024)),
