@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hotgo::store::{Commit, Lease, Store};
-use trading::event::{Event, Recorded};
+use trading::event::Recorded;
 use trading::exchange::OrderKind;
 use trading::ids::{AccountId, Seq};
 
@@ -96,15 +96,24 @@ impl Pair {
         world.make_robot(&venue).await;
         let raw = place.raw(std::slice::from_ref(&world.account)).await;
         let mut pair = Self { world, raw, seq: Seq(0), events_per_order: 0, _place: place };
-        pair.follow(1).await;
-        pair.world.order("first", OrderKind::Market).await;
-        let filled = |event: &Recorded| matches!(event.event, Event::Fill { .. });
-        while !pair.world.events(pair.seq).await.iter().any(filled) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        for order in ["first", "second"] {
+            pair.quiet().await;
+            pair.follow(1).await;
+            pair.world.order(order, OrderKind::Market).await;
         }
+        pair.quiet().await;
         pair.events_per_order = pair.world.head().await.0 - pair.seq.0;
         pair.follow(1).await;
         pair
+    }
+
+    /// Waits until nothing more happens.
+    async fn quiet(&self) {
+        let mut head = Seq(-1);
+        while head != self.world.head().await {
+            head = self.world.head().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     /// What is new in the world, as batches for the raw database.

@@ -1,7 +1,7 @@
 //! Instances with everything of their own but the process: store, bus, registry, drivers. They share the venues and the clock.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hotgo::bus::{Bus, Message, RedisBus};
@@ -15,6 +15,7 @@ use hotgo::redis::Redis;
 use hotgo::store::postgres::{OpenOptions, PostgresStore, Server};
 use hotgo::store::{Account, InstanceRow, Store};
 use hotgo::stream::Hub;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,7 @@ pub(crate) struct World {
     redis: Redis,
     database: Server,
     _redis_server: RedisServer,
-    _postgres: Postgres,
+    postgres: Postgres,
 }
 
 impl World {
@@ -86,8 +87,23 @@ impl World {
             redis,
             database,
             _redis_server: redis_server,
-            _postgres: postgres,
+            postgres,
         }
+    }
+
+    /// What a raw commit of one row takes on this server: the median of some, each after a pause.
+    pub(crate) async fn raw_commit(&self) -> Duration {
+        let mut conn = PgConnection::connect(&self.postgres.socket_url()).await.unwrap();
+        conn.execute("CREATE TABLE IF NOT EXISTS bare (n bigint)").await.unwrap();
+        let mut times = Vec::new();
+        for n in 0..50_i64 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let began = Instant::now();
+            sqlx::query("INSERT INTO bare VALUES ($1)").bind(n).execute(&mut conn).await.unwrap();
+            times.push(began.elapsed());
+        }
+        times.sort();
+        times[times.len() / 2]
     }
 
     pub(crate) async fn end(mut self) {

@@ -39,6 +39,7 @@ const MANY_ROUNDS: usize = 3;
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wanted = |part: &str| words.is_empty() || words.iter().any(|word| word == part);
+    tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if wanted("idle") {
@@ -80,6 +81,7 @@ async fn idle() {
     println!("\nan idle account, handed over {ROUNDS} times, ms                  median      max");
     show("from the last event under the old epoch to Started", unowned);
     show("takes no commands", refusing);
+    show("for comparison, a raw commit of one row", vec![world.raw_commit().await]);
     owner.leaves().await;
     world.end().await;
 }
@@ -131,6 +133,7 @@ async fn thousand() {
     show("    an account of them is nobody's", unowned);
     show("all at once, from the only one, which drains, to a new one", all);
     show("    an account of them is nobody's", unowned_of_all);
+    show("for comparison, a raw commit of one row", vec![world.raw_commit().await]);
     a.leaves().await;
     world.end().await;
 }
