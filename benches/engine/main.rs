@@ -92,8 +92,9 @@ impl Pair {
     async fn start(kind: Kind) -> Self {
         let place = Place::new(kind);
         let venue = Arc::new(Venue::new(true));
-        let world = Arc::new(World::start(&place.database("hotgo.db").await, &venue).await);
-        world.make_robot(&venue).await;
+        let mut world = World::start(&place.database("hotgo.db").await, &venue).await;
+        world.make_robots(&venue, 1).await;
+        let world = Arc::new(world);
         let raw = place.raw(std::slice::from_ref(&world.account)).await;
         let mut pair = Self { world, raw, seq: Seq(0), events_per_order: 0, _place: place };
         for order in ["first", "second"] {
@@ -256,8 +257,10 @@ async fn recovery(kind: Kind, orders: usize) {
     let place = Place::new(kind);
     let database: Database = place.database("hotgo.db").await;
     let venue = Arc::new(Venue::new(false));
-    let world = Arc::new(World::start(&database, &venue).await);
-    world.make_robot(&venue).await;
+    let mut world = World::start(&database, &venue).await;
+    // A robot looks through its own orders at every decision.
+    world.make_robots(&venue, i64::try_from(orders / 1_000).unwrap()).await;
+    let world = Arc::new(world);
     let limit = OrderKind::Limit { price: "80000".parse().unwrap() };
     world.load("open", 500, orders / 500, limit, 4).await;
     Arc::into_inner(world).unwrap().stop().await;

@@ -31,7 +31,7 @@ pub(crate) struct World {
     drivers: JoinSet<Farewell>,
     rest: JoinSet<()>,
     market: CancellationToken,
-    pub(crate) robot: RobotId,
+    robots: i64,
 }
 
 fn market() -> MarketConfig {
@@ -87,21 +87,30 @@ impl World {
         }
         registry.take_all();
         timeout(PATIENCE, registry.ready(Duration::from_millis(1))).await.expect("never ready");
-        let robot = RobotId::nth(account.id, 1).unwrap();
-        Self { store, account, registry, drivers, rest, market: market_stop, robot }
+        Self { store, account, registry, drivers, rest, market: market_stop, robots: 0 }
     }
 
-    pub(crate) async fn make_robot(&self, venue: &Venue) {
-        let record = self.registry.submit(self.account.id, new_robot(venue, "robot")).await.unwrap();
-        assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
+    /// Callers take them by turns.
+    pub(crate) async fn make_robots(&mut self, venue: &Venue, robots: i64) {
+        self.robots = robots;
+        for n in 0..robots {
+            let command = new_robot(venue, &format!("robot {n}"));
+            let record = self.registry.submit(self.account.id, command).await.unwrap();
+            assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
+        }
         // Entries wait for the first price.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
-    /// Submits one order and waits until it is durable.
+    /// Submits one order of the first robot and waits until it is durable.
     pub(crate) async fn order(&self, key: &str, order: OrderKind) -> Duration {
+        self.order_of(1, key, order).await
+    }
+
+    async fn order_of(&self, robot: i64, key: &str, order: OrderKind) -> Duration {
+        let robot = RobotId::nth(self.account.id, robot).unwrap();
         let started = Instant::now();
-        let record = self.registry.submit(self.account.id, buy(self.robot, key, order)).await.unwrap();
+        let record = self.registry.submit(self.account.id, buy(robot, key, order)).await.unwrap();
         let took = started.elapsed();
         assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
         took
@@ -121,9 +130,10 @@ impl World {
         let mut tasks = JoinSet::new();
         for caller in 0..callers {
             let (world, name) = (Arc::clone(self), name.to_owned());
+            let robot = i64::try_from(caller).unwrap() % self.robots + 1;
             tasks.spawn(async move {
                 for n in 0..each {
-                    world.order(&format!("{name}-{caller}-{n}"), kind).await;
+                    world.order_of(robot, &format!("{name}-{caller}-{n}"), kind).await;
                 }
             });
         }

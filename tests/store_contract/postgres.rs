@@ -11,6 +11,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trading::event::Event;
+use trading::ids::AccountId;
 use venue::witness::Witness as _;
 
 use crate::data::{Held, TTL, alarm, at, fill, order, owner};
@@ -282,8 +283,9 @@ async fn a_lease_that_somebody_keeps_locked_holds_up_no_other() {
         all.push(Held::new(store).await);
     }
     let mut beside = Beside::new(&running.server.as_ref().unwrap().url()).await;
-    let locked = all[2].account.id;
-    beside.run(&format!("BEGIN; SELECT FROM hg_trading_lease WHERE name = 'account/{locked}' FOR UPDATE")).await;
+    let locked = AccountId(3);
+    assert_eq!(all[2].account.id, locked);
+    beside.run("BEGIN; SELECT FROM hg_trading_lease WHERE name = 'account/3' FOR UPDATE").await;
     let renewed = join_all(all.iter().map(|held| store.renew_lease(&held.lease, TTL))).await;
     for (held, renewed) in all.iter().zip(renewed) {
         assert_eq!(renewed.is_ok(), held.account.id != locked, "{renewed:?}");
