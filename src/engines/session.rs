@@ -160,6 +160,8 @@ impl<'a> Session<'a> {
     async fn turn(&mut self) -> Result<Option<End>, SessionError> {
         let mut steps = Vec::new();
         let mut inputs = self.wait().await?;
+        // Every turn, not only those that a timer begins: under load none does.
+        self.renew();
         inputs.extend(self.begin_to_leave());
         let stage = *self.driver.stage.borrow_and_update();
         if stage != self.seen {
@@ -283,10 +285,7 @@ impl<'a> Session<'a> {
             event = self.stream.recv() => Ok(vec![self.stream_input(event).await?]),
             Some(submission) = self.driver.submissions.recv() => Ok(self.admit(submission).into_iter().collect()),
             market = self.market.recv() => Ok(market.ok().map(|market| Input::Market((*market).clone())).into_iter().collect()),
-            () = sleep_until(next) => {
-                self.renew();
-                Ok(Vec::new())
-            }
+            () = sleep_until(next) => Ok(Vec::new()),
         }
     }
 

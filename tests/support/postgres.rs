@@ -237,7 +237,11 @@ impl Postgres {
 
     /// The same over the Unix socket.
     pub(crate) fn socket_url(&self) -> String {
-        format!("postgres://{USER}@localhost:{}/postgres?host={}", self.port, self.directory.path().display())
+        self.socket_url_of("postgres")
+    }
+
+    pub(crate) fn socket_url_of(&self, database: &str) -> String {
+        format!("postgres://{USER}@localhost:{}/{database}?host={}", self.port, self.directory.path().display())
     }
 
     /// A new database; its name.

@@ -51,6 +51,9 @@ impl Use {
             ("lock_timeout", lock),
             ("idle_in_transaction_session_timeout", idle),
             ("synchronous_commit", "on"),
+            // Compiling a plan takes a hundred times as long as any statement of ours. A scan that is off has a cost that would
+            // always ask for it.
+            ("jit", "off"),
             // A connection whose other end is gone is ended: within seconds, and not after hours.
             ("tcp_keepalives_idle", "5"),
             ("tcp_keepalives_interval", "2"),
