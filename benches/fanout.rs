@@ -9,6 +9,8 @@
     clippy::indexing_slicing,
     clippy::as_conversions,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     clippy::float_arithmetic,
     clippy::print_stdout,
     clippy::large_futures,
@@ -226,7 +228,7 @@ async fn elsewhere() {
     let events = &events[..REMOTE_EVENTS];
     let mut bare = Bare::start(&redis_server, events).await;
     let lengths: Arc<[usize]> = events.iter().map(|event| frame(event).len()).collect();
-    let base = Instant::now();
+    let origin = Instant::now();
     let mut readers = JoinSet::new();
     for _ in 0..SESSIONS {
         let mut socket = server.follow(1, None).await.ws.into_inner();
@@ -235,7 +237,7 @@ async fn elsewhere() {
             let (mut arrivals, mut buffer) = (Vec::with_capacity(lengths.len()), vec![0; 4_096]);
             for length in lengths.iter() {
                 socket.read_exact(&mut buffer[..*length]).await.unwrap();
-                arrivals.push(base.elapsed());
+                arrivals.push(origin.elapsed());
             }
             arrivals
         });
@@ -245,7 +247,7 @@ async fn elsewhere() {
         tokio::time::sleep(PAUSE).await;
         // As a driver does after its commit.
         server.store.append(AccountId(1), std::slice::from_ref(event));
-        begun.push(base.elapsed());
+        begun.push(origin.elapsed());
         hub_a.publish(AccountId(1), Arc::from([event.clone()]));
         tokio::time::sleep(PAUSE).await;
         bare_times.push(bare.round(n).await);

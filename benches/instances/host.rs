@@ -27,7 +27,7 @@ use crate::postgres_server::Postgres;
 use crate::support::RedisServer;
 use crate::venue::Venue;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const TTL: Duration = Duration::from_secs(15);
 
 /// Polls until it is so.

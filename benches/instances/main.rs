@@ -17,8 +17,6 @@
 #[path = "../engine/desk.rs"]
 mod desk;
 mod host;
-#[path = "../../tests/support/postgres.rs"]
-mod postgres_server;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 #[path = "../engine/venue.rs"]

@@ -8,7 +8,9 @@ mod parts;
 mod phases;
 mod redis;
 mod reload;
+mod store;
 mod venue;
+mod venues;
 mod views;
 
 use std::net::SocketAddr;

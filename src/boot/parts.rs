@@ -5,7 +5,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -14,45 +13,38 @@ use shutdown_coordinator::systemd::Systemd;
 use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
-use super::hooks::{self, Led, Outside, late};
+use super::hooks::{self, Led, Outside};
 use super::limits;
 use super::reload::{LastReload, Reloader};
+use super::venues::Venues;
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
 use crate::admin::{self, AdminSocket, AdminState, FaultControl};
 use crate::auth::{Authenticator, Secret};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
-use crate::config::{AccountConfig, BINANCE, Config, PAPER};
+use crate::config::{AccountConfig, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
-use crate::gateway::binance::{BinanceVenue, Credentials};
 use crate::gateway::paper::PaperVenue;
-use crate::gateway::{Gateway, RequestWindow};
 use crate::http::{self, RateLimits};
 use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
-use crate::market::{MarketHub, MarketRunner, symbol_info, symbols};
+use crate::market::{MarketHub, MarketRunner, symbol_info};
 use crate::signals::{Commands, IntakeGate, Remote};
-use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
-use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::store::{Database, InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
-const STORE_PROBE: Duration = Duration::from_millis(500);
-const DISK_PROBE: Duration = Duration::from_millis(50);
-
-fn ms(millis: u64) -> Duration {
+pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
 /// What every part is tied to.
 pub(super) struct Boot<'a> {
     pub(super) config: &'a Config,
-    data_dir: &'a Path,
+    pub(super) data_dir: &'a Path,
     pub(super) handle: &'a ShutdownHandle,
     pub(super) phases: Phases,
     pub(super) clock: Clock,
@@ -61,7 +53,7 @@ pub(super) struct Boot<'a> {
     /// Where it serves.
     address: SocketAddr,
     build_id: &'a str,
-    database: Database,
+    pub(super) database: Database,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -76,24 +68,14 @@ pub(super) async fn start(
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<SocketAddr, BootError> {
-    let clock = Clock::start();
-    let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
-    let database = config.database()?;
     // Sockets before anything serious, so that a taken port costs nothing.
     let address = config.server.bind;
     let listener = TcpListener::bind(address).await.map_err(|source| BootError::Bind { address, source })?;
     let address = listener.local_addr().map_err(|source| BootError::Bind { address, source })?;
-    let boot = Boot {
-        config,
-        data_dir: data_dir.path(),
-        handle,
-        phases,
-        clock,
-        instance,
-        address,
-        build_id: &options.build_id,
-        database,
-    };
+    let clock = Clock::start();
+    let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
+    let (data_dir, build_id, database) = (data_dir.path(), options.build_id.as_str(), config.database()?);
+    let boot = Boot { config, data_dir, handle, phases, clock, instance, address, build_id, database };
     let admin_socket = AdminSocket::bind(boot.data_dir).await?;
 
     let store = boot.store().await?;
@@ -134,12 +116,10 @@ pub(super) async fn start(
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
     boot.share_limits(redis.as_ref(), &store, &rates)?;
-    let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, intake, websockets);
+    let front = Front { commands, auth, rates, intake };
+    let router = boot.api(&store, &registry, &instances, &views, front, websockets);
     boot.serve(router, listener)?;
-    if let Some(token) = first_token {
-        announce(&format!("admin token (shown once): {token}"));
-    }
-    announce(&format!("listening on http://{address}"));
+    introduce(first_token, address);
     if options.demo {
         boot.demo(&store, registry, &accounts, go).await?;
     }
@@ -147,6 +127,21 @@ pub(super) async fn start(
         boot.stop_after(prices.finished())?;
     }
     Ok(address)
+}
+
+/// What every request meets first.
+struct Front {
+    commands: Commands,
+    auth: Authenticator,
+    rates: Arc<RateLimits>,
+    intake: IntakeGate,
+}
+
+fn introduce(first_token: Option<String>, address: SocketAddr) {
+    if let Some(token) = first_token {
+        announce(&format!("admin token (shown once): {token}"));
+    }
+    announce(&format!("listening on http://{address}"));
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -177,59 +172,6 @@ impl Boot<'_> {
         self.handle.spawn(phase, name.into(), future).map_err(|_| BootError::Stopped)
     }
 
-    async fn store(&self) -> Result<Arc<dyn Store>, BootError> {
-        match &self.database {
-            Database::Sqlite(path) => self.sqlite(path).await,
-            Database::Postgres(server) => self.postgres(server).await,
-        }
-    }
-
-    /// Whether the database file's own lock proves that no other living process writes it. A server has no such lock.
-    pub(super) fn is_alone(&self) -> bool {
-        matches!(self.database, Database::Sqlite(_))
-    }
-
-    async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await?;
-        self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
-        self.end_with_the_disk(store.clone())?;
-        Ok(Arc::new(store))
-    }
-
-    async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) = PostgresStore::open(server, postgres::OpenOptions::default()).await?;
-        tracing::info!(%server, "using PostgreSQL");
-        let store: Arc<dyn Store> = Arc::new(store);
-        self.close_at_the_end(Arc::clone(&store), writer.run())?;
-        Ok(store)
-    }
-
-    fn close_at_the_end(
-        &self,
-        store: Arc<dyn Store>,
-        writer: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), BootError> {
-        self.handle.on(self.phases.close_stores, "store", move |_| async move { store.close().await }).map_err(late)?;
-        self.run(self.phases.close_stores, "store writer", writer)?;
-        Ok(())
-    }
-
-    /// After an I/O error of the disk nobody knows what is durable before the file is opened anew: the process ends, and its
-    /// supervisor starts the next one.
-    fn end_with_the_disk(&self, store: SqliteStore) -> Result<(), BootError> {
-        let (handle, stop) = (self.handle.clone(), self.handle.begun());
-        self.run(self.phases.announce, "disk probe", async move {
-            let mut tick = tokio::time::interval(DISK_PROBE);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                if store.is_broken() {
-                    handle.trigger(Reason::Error("the disk failed: only a new start can tell what is durable".into()));
-                }
-            }
-        })?;
-        Ok(())
-    }
-
     /// Reloads the configuration at each SIGHUP, until a shutdown begins. Returns what came of the last time.
     fn reload(
         &self,
@@ -252,52 +194,6 @@ impl Boot<'_> {
             stop.run_until_cancelled(reloader.run(asked)).await;
         })?;
         Ok(seen)
-    }
-
-    /// Opens the venues that these accounts trade at, and no other.
-    async fn venues(&self, accounts: &[AccountConfig]) -> Result<Venues, BootError> {
-        let config = &self.config.venue;
-        let window = RequestWindow {
-            recv_window: ms(config.recv_window_ms),
-            absence_margin: ms(config.absence_margin_ms),
-            request_timeout: ms(config.request_timeout_ms),
-        };
-        let used = |venue: &str| accounts.iter().any(|account| account.venue == venue);
-        let paper = if used(PAPER) { Some(self.paper_venue(window).await?) } else { None };
-        let binance = if used(BINANCE) { Some(self.binance_venue(window)?) } else { None };
-        Ok(Venues { paper, binance })
-    }
-
-    fn binance_venue(&self, window: RequestWindow) -> Result<BinanceVenue, BootError> {
-        let symbols = symbols(&self.config.market)?.into_iter().map(|info| info.symbol).collect();
-        let (venue, driver) = BinanceVenue::open(&self.config.venue.binance, window, symbols, self.clock)
-            .map_err(|error| broken("venue.binance", &error))?;
-        // A drain still sends and asks, so it ends with the stores.
-        let stop = self.handle.token(self.phases.close_stores);
-        self.run(self.phases.close_stores, "binance driver", driver.run(stop))?;
-        Ok(venue)
-    }
-
-    async fn paper_venue(&self, window: RequestWindow) -> Result<PaperVenue, BootError> {
-        let config = &self.config.venue;
-        let (path, paper, symbols) = (self.config.venue_ledger(), config.paper.clone(), symbols(&self.config.market)?);
-        let opening = tokio::task::spawn_blocking(move || PaperVenue::open(&path, symbols, &paper, window));
-        let (venue, driver) = opening.await.map_err(|error| broken("venue.paper.ledger", &error))??;
-        let closing = venue.clone();
-        self.handle
-            .on(self.phases.close_stores, "paper venue", move |_| {
-                closing.close();
-                async {}
-            })
-            .map_err(late)?;
-        self.run(self.phases.close_stores, "paper venue driver", async move {
-            match tokio::task::spawn_blocking(move || driver.run_blocking()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the paper venue ended"),
-                Err(error) => tracing::error!(%error, "the paper venue ended"),
-            }
-        })?;
-        Ok(venue)
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
@@ -399,23 +295,6 @@ impl Boot<'_> {
         Ok(instances)
     }
 
-    /// Asks the store twice a second, so that a health request need not.
-    fn watch_store(&self, store: &Arc<dyn Store>) -> Result<Arc<AtomicBool>, BootError> {
-        let well = Arc::new(AtomicBool::new(true));
-        let (store, seen, stop) = (Arc::clone(store), Arc::clone(&well), self.handle.token(self.phases.persist_state));
-        self.run(self.phases.persist_state, "store probe", async move {
-            let mut tick = tokio::time::interval(STORE_PROBE);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                let Some(answer) = stop.run_until_cancelled(store.ping()).await else { break };
-                if seen.swap(answer.is_ok(), Ordering::Relaxed) != answer.is_ok() {
-                    tracing::warn!(well = answer.is_ok(), "the store changed");
-                }
-            }
-        })?;
-        Ok(well)
-    }
-
     fn admin(
         &self,
         socket: AdminSocket,
@@ -515,13 +394,11 @@ impl Boot<'_> {
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
         instances: &Instances,
-        commands: Commands,
-        auth: Authenticator,
         views: &Views,
-        rates: Arc<RateLimits>,
-        intake: IntakeGate,
+        front: Front,
         websockets: axum::Router,
     ) -> axum::Router {
+        let Front { commands, auth, rates, intake } = front;
         let health = views.clone();
         let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
         http::router(http::Deps {
@@ -605,36 +482,6 @@ impl Boot<'_> {
             }
         })?;
         Ok(())
-    }
-}
-
-/// The venues that are in use.
-struct Venues {
-    paper: Option<PaperVenue>,
-    binance: Option<BinanceVenue>,
-}
-
-impl Venues {
-    /// An account's port to its venue.
-    async fn gateway(&self, account: &AccountConfig) -> Result<Arc<dyn Gateway>, BootError> {
-        let AccountConfig { label, venue, api_key, secret_file } = account;
-        match (venue.as_str(), &self.paper, &self.binance) {
-            (PAPER, Some(paper), _) => {
-                let gateway = paper.gateway(label).await.map_err(|error| broken("trading.accounts", &error))?;
-                Ok(Arc::new(gateway))
-            }
-            (BINANCE, _, Some(binance)) => {
-                let (key, file) =
-                    (api_key.as_deref().unwrap_or_default(), secret_file.as_deref().unwrap_or(Path::new("")));
-                let credentials = Credentials::load(key, file).map_err(|error| BootError::Setting {
-                    key: "trading.accounts[].secret_file",
-                    problem: format!("{}: {error}", file.display()),
-                })?;
-                tracing::info!(account = %label, key = credentials.kind(), url = %binance.rest_url(), "trading at Binance");
-                Ok(Arc::new(binance.gateway(label, credentials)))
-            }
-            _ => Err(broken("trading.accounts", &format!("there is no venue {venue}"))),
-        }
     }
 }
 

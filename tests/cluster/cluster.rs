@@ -26,7 +26,7 @@ const FROZEN: Duration = Duration::from_millis(2_500);
 /// The latest of the random moments.
 const MOMENT_MOST_US: u64 = 300_000;
 /// From the end of a blow until every account trades again, on a machine with two cores.
-const HEALED: Duration = Duration::from_secs(60);
+const HEALED: Duration = Duration::from_mins(1);
 const BUDGET: Duration = Duration::from_millis(9_500);
 
 struct Node {
@@ -143,8 +143,8 @@ impl Cluster {
                 let wish = json!({"account": id, "name": name, "symbol": "BTCUSDT", "config": config, "start": true});
                 client.post_keyed("/api/robots", &format!("{name}-{id}"), &wish).await.unwrap().ok()
             };
-            let made = make("signals", json!({"kind": "follower", "default_qty": "0.01"})).await;
-            robots.push(made["robot"].as_i64().unwrap());
+            let follower = make("signals", json!({"kind": "follower", "default_qty": "0.01"})).await;
+            robots.push(follower["robot"].as_i64().unwrap());
             make("grid", json!({"kind": "grid", "lower": "86500", "upper": "87500", "levels": 11, "qty": "0.001"}))
                 .await;
             make("dca", json!({"kind": "dca", "quote_per_step": "25", "interval_ms": 500, "max_steps": 100_000})).await;

@@ -86,7 +86,7 @@ pub(crate) async fn leases_that_change_at_once_are_answered_each_for_itself(stor
         match own {
             Ok(()) => assert!(n % 2 == 1),
             Err(error) => {
-                assert!(n % 2 == 0 && matches!(error, LeaseError::Lost(id) if id == held.account.id), "{error}")
+                assert!(n % 2 == 0 && matches!(error, LeaseError::Lost(id) if id == held.account.id), "{error}");
             }
         }
     }));

@@ -384,7 +384,7 @@ fn a_ledger_older_than_the_venue_takes_no_commands() {
     assert!(world.engine.quarantine().unwrap().contains("the ledger is older"));
     assert_eq!(alarms(&world), 1);
     world.settle();
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(alarms(&world), 1, "it is said once");
 }
 
@@ -418,7 +418,7 @@ fn a_ledger_that_knows_nothing_of_orders_that_were_filled_since_is_never_ready()
     }
     assert!(!world.pending.is_empty(), "a fill of an unknown order was found");
     world.drain_effects();
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert!(!world.engine.is_ready());
     assert_eq!(alarms(&world), 1, "it is said once");
     let known: Vec<_> = world.venue.posts.clone();
