@@ -45,7 +45,7 @@ impl Random {
 #[tokio::test]
 async fn kills_under_load_lose_nothing_and_double_nothing() {
     let seed = number("HOTGO_SEED", u64::from(std::process::id()));
-    let kills = number("HOTGO_KILLS", 50);
+    let kills = number("HOTGO_KILLS", 30);
     eprintln!("seed {seed}, {kills} kills");
     let mut random = Random(seed);
     let mut installation = Installation::new();

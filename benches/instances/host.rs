@@ -23,8 +23,8 @@ use trading::command::Outcome;
 use trading::risk::Limits;
 
 use crate::desk::new_robot;
-use crate::postgres_server::Postgres;
 use crate::support::RedisServer;
+use crate::support::postgres::Postgres;
 use crate::venue::Venue;
 
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -70,9 +70,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes the lease, loads the account, and starts its recovery.
     pub(super) async fn start(driver: &'a mut Driver, take_over: TakeOver) -> Result<Session<'a>, SessionError> {
-        let mut stage = driver.stage.clone();
-        let ports = driver.ports.clone();
-        let account = driver.account.id;
+        let (mut stage, ports, account) = (driver.stage.clone(), driver.ports.clone(), driver.account.id);
         let prepared = driver.prepared.take().filter(|prepared| !prepared.stream.is_closed());
         let owner = Some(Arc::clone(&ports.owner));
         driver.face.update(|status| (status.ready, status.state, status.owner) = (false, "recovering", owner));
