@@ -1,4 +1,4 @@
-//! kill -9 at random moments under load: fifty times on the same data directory with the built-in venue, audited after each.
+//! kill -9 at random moments under load: thirty times on the same data directory with the built-in venue, audited after each.
 //! (`tests/crash` does much more, at a venue that survives.)
 //!
 //! The seed is printed; `HOTGO_SEED=n` repeats the moments (not the scheduler's choices). `HOTGO_KILLS=n` asks for more.
