@@ -71,26 +71,25 @@ pub(crate) async fn leases_that_change_at_once_are_answered_each_for_itself(stor
         store.release_lease(&held.lease).await.unwrap();
         store.acquire_lease(held.account.id, &owner("thief"), TTL, false).await.unwrap();
     }
-    // More than one transaction holds.
-    let changes = all.iter().enumerate().flat_map(|(n, held)| (0..20).map(move |turn| (n, held, turn)));
-    let answers = join_all(changes.map(async |(n, held, turn)| {
-        let own = match turn {
-            19 => store.transfer_lease(&held.lease, "two", TTL).await,
-            turn if turn % 2 == 0 => store.renew_lease(&held.lease, TTL).await,
-            _ => {
-                let refused = store.acquire_lease(held.account.id, &owner("three"), TTL, false).await;
-                assert!(matches!(refused, Err(LeaseError::Held { account, .. }) if account == held.account.id));
-                return;
-            }
-        };
-        match own {
-            Ok(()) => assert!(n % 2 == 1),
-            Err(error) => {
-                assert!(n % 2 == 0 && matches!(error, LeaseError::Lost(id) if id == held.account.id), "{error}")
-            }
+    let own = |n: usize, held: &Held, answer: Result<(), LeaseError>| match answer {
+        Ok(()) => assert!(n % 2 == 1),
+        Err(error) => {
+            assert!(n % 2 == 0 && matches!(error, LeaseError::Lost(id) if id == held.account.id), "{error}");
         }
-    }));
-    tokio::time::timeout(DEADLINE * 3, answers).await.unwrap();
+    };
+    // More than one transaction holds.
+    let asked = all.iter().enumerate().flat_map(|(n, held)| (0..20).map(move |turn| (n, held, turn)));
+    let answers = asked.map(async |(n, held, turn)| {
+        if turn % 2 == 0 {
+            return own(n, held, store.renew_lease(&held.lease, TTL).await);
+        }
+        let refused = store.acquire_lease(held.account.id, &owner("three"), TTL, false).await;
+        assert!(matches!(refused, Err(LeaseError::Held { account, .. }) if account == held.account.id));
+    });
+    tokio::time::timeout(DEADLINE * 3, join_all(answers)).await.unwrap();
+    let given = all.iter().enumerate();
+    let answers = given.map(async |(n, held)| own(n, held, store.transfer_lease(&held.lease, "two", TTL).await));
+    tokio::time::timeout(DEADLINE * 3, join_all(answers)).await.unwrap();
     for (n, held) in all.iter().enumerate() {
         let row = lease_of(store, held).await;
         let holder = owner(if n % 2 == 0 { "thief" } else { "two" });
