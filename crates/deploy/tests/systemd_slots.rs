@@ -1,6 +1,6 @@
 //! The units and the tool under a real systemd, with releases that misbehave.
 //!
-//! `scripts/test` boots one with `scripts/systemd-box`, where the machine allows it, and runs these against it. By hand:
+//! `scripts/systemd-box` boots one, where the machine allows it. `scripts/test` does not run these; by hand:
 //!
 //! ```text
 //! cargo build -p hotgo-deploy --features failpoints --bins --examples
@@ -175,7 +175,7 @@ impl Load {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn systemctl_does_what_an_operator_expects() {
     let site = Site::serving();
     site.assert_serves("1.0+a");
@@ -197,7 +197,7 @@ fn systemctl_does_what_an_operator_expects() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_reload_upgrades_without_a_lost_request_and_so_do_a_restart_and_a_rollback() {
     let site = Site::serving();
     site.add("1.0+b", "good");
@@ -217,7 +217,7 @@ fn a_reload_upgrades_without_a_lost_request_and_so_do_a_restart_and_a_rollback()
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_bad_release_in_whatever_way_costs_no_request() {
     let site = Site::serving();
     let load = Load::begin();
@@ -248,7 +248,7 @@ fn a_bad_release_in_whatever_way_costs_no_request() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_release_that_fails_after_the_commit_is_rolled_back() {
     let site = Site::serving();
     for behaviour in ["die-watch", "sick-later", "hang-later"] {
@@ -263,7 +263,7 @@ fn a_release_that_fails_after_the_commit_is_rolled_back() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_candidate_that_never_gets_ready_is_killed() {
     let site = Site::serving();
     site.add("2.0+hang", "hang-start");
@@ -279,7 +279,7 @@ fn a_candidate_that_never_gets_ready_is_killed() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_tool_that_is_killed_at_any_step_leaves_the_service_up_and_the_next_run_works() {
     let site = Site::serving();
     site.add("1.0+b", "good");
@@ -314,7 +314,7 @@ fn a_tool_that_is_killed_at_any_step_leaves_the_service_up_and_the_next_run_work
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn of_two_upgrades_at_once_one_runs_and_a_signal_undoes_it() {
     let site = Site::serving();
     site.add("1.0+b", "good");
@@ -332,7 +332,7 @@ fn of_two_upgrades_at_once_one_runs_and_a_signal_undoes_it() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_stop_in_the_middle_of_a_reload_stops_everything_and_fails_nothing() {
     let site = Site::serving();
     site.add("1.0+b", "slow-drain");
@@ -354,7 +354,7 @@ fn a_stop_in_the_middle_of_a_reload_stops_everything_and_fails_nothing() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn a_killed_server_is_started_again_and_the_monitor_is_woken() {
     let site = Site::serving();
     inside("systemctl start hotgo-monitor.service; systemctl kill -s KILL hotgo@blue").ends_with(0);
@@ -370,7 +370,7 @@ fn a_killed_server_is_started_again_and_the_monitor_is_woken() {
 }
 
 #[test]
-#[ignore = "needs a systemd in namespaces: see the step `systemd` of scripts/test"]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
 fn the_units_are_valid_and_hardened() {
     let _site = Site::serving();
     inside("systemd-analyze verify hotgo.service hotgo.socket hotgo@blue.service hotgo-wake.service hotgo-monitor.service hotgo-monitor.timer 2>&1 | grep hotgo; [ $? = 1 ]").ends_with(0);
