@@ -1,4 +1,4 @@
-//! kill -9 at random moments under load: fifty times on the same data directory with the built-in venue, audited after each.
+//! kill -9 at random moments under load: thirty times on the same data directory with the built-in venue, audited after each.
 //! (`tests/crash` does much more, at a venue that survives.)
 //!
 //! The seed is printed; `HOTGO_SEED=n` repeats the moments (not the scheduler's choices). `HOTGO_KILLS=n` asks for more.
@@ -45,7 +45,7 @@ impl Random {
 #[tokio::test]
 async fn kills_under_load_lose_nothing_and_double_nothing() {
     let seed = number("HOTGO_SEED", u64::from(std::process::id()));
-    let kills = number("HOTGO_KILLS", 50);
+    let kills = number("HOTGO_KILLS", 30);
     eprintln!("seed {seed}, {kills} kills");
     let mut random = Random(seed);
     let mut installation = Installation::new();

@@ -17,6 +17,7 @@ const ROOT: &str = ".";
 const LONG: &[(&str, &str)] = &[
     ("tests/blackbox_input.rs: bad_input_is_refused_with_a_4xx_problem_and_changes_nothing", "one table"),
     ("crates/shutdown-coordinator/tests/report/samples.rs: forced", "one report, written out"),
+    ("crates/deploy/src/commands.rs: look", "one arm a command"),
 ];
 
 /// Tests that may sleep, and why.
@@ -28,7 +29,11 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/shutdown-coordinator/tests/scorecard/blocking.rs", "a contestant whose job says nothing when it starts"),
     ("crates/shutdown-coordinator/tests/scorecard/websocket.rs", "a client that takes its time to answer a Close"),
     ("crates/shutdown-coordinator/tests/serve/handover.rs", "a client that thinks between two requests"),
+    ("tests/blackbox_copy.rs", "kills a process at a time of its own choosing"),
     ("tests/support/postgres.rs", "looks at a process again, outside of any runtime"),
+    ("tests/instances/world.rs", "polls for what threads of other runtimes show, with a deadline"),
+    ("tests/manifests/proxies", "polls for what a proxy shows, with a deadline"),
+    ("tests/store_contract/instances.rs", "waits for what the store says is left of a lease, by the store's own clock"),
     ("tests/store_contract/suite.rs", "waits for what the store says is left of a lease, by the store's own clock"),
 ];
 
@@ -92,7 +97,9 @@ const RULES: &[Rule] = &[
         applies: |path| {
             let spoken_to = ["points.rs", "systemd/mod.rs", "serve/inherited.rs"];
             let file = path.strip_prefix("crates/shutdown-coordinator/src/");
-            is_code(path) && !path.starts_with("src/config/") && !file.is_some_and(|file| spoken_to.contains(&file))
+            // The deployment tool has settings of its own.
+            let of_the_server = !path.starts_with("src/config/") && !path.starts_with("crates/deploy/");
+            is_code(path) && of_the_server && !file.is_some_and(|file| spoken_to.contains(&file))
         },
         words: &["env::var", "env::vars"],
         remedy: "make it a setting in src/config/ and pass the value in",

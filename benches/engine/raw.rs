@@ -1,14 +1,9 @@
-//! The best raw writer of the same rows: rusqlite, a prepared statement per table, values made beforehand, one transaction
-//! per batch. It checks no lease and no sequence.
+//! What a raw writer has to write: the rows of each table, made beforehand, in as few transactions as the rule "durable before
+//! it is sent" allows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::time::{Duration, Instant};
 
-use hotgo::store::sqlite::{OpenOptions, SqliteStore};
-use hotgo::store::{Account, Store};
 use rusqlite::types::Value;
-use rusqlite::{Connection, TransactionBehavior, params_from_iter};
 use serde::Serialize;
 use trading::command::{Record, Wish};
 use trading::event::{Event, Recorded};
@@ -16,9 +11,9 @@ use trading::ids::{AccountId, ClientOrderId};
 use trading::order::Status;
 
 /// A table: its columns with the field of the image that each holds, its key, and what an update changes.
-struct Table {
-    name: &'static str,
-    columns: &'static [(&'static str, &'static str)],
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) columns: &'static [(&'static str, &'static str)],
     key: &'static str,
     updated: &'static [&'static str],
 }
@@ -165,13 +160,13 @@ const EVENT: Table = Table {
     updated: &[],
 };
 /// In the order of their foreign keys.
-const TABLES: [&Table; 7] = [&ROBOT, &SIGNAL, &ORDER, &FILL, &POSITION, &BALANCE, &EVENT];
+pub(crate) const TABLES: [&Table; 7] = [&ROBOT, &SIGNAL, &ORDER, &FILL, &POSITION, &BALANCE, &EVENT];
 
 impl Table {
-    fn sql(&self) -> String {
+    /// An INSERT of these rows, which updates those that are there.
+    pub(crate) fn insert(&self, rows: &str) -> String {
         let columns: Vec<&str> = self.columns.iter().map(|(column, _)| *column).collect();
-        let marks = vec!["?"; columns.len()].join(",");
-        let mut sql = format!("INSERT INTO {} ({}) VALUES ({marks})", self.name, columns.join(","));
+        let mut sql = format!("INSERT INTO {} ({}) {rows}", self.name, columns.join(","));
         if !self.key.is_empty() {
             let updates: Vec<String> = self.updated.iter().map(|c| format!("{c} = excluded.{c}")).collect();
             sql.push_str(&format!(" ON CONFLICT ({}) DO UPDATE SET {}", self.key, updates.join(",")));
@@ -200,7 +195,7 @@ fn scalar(json: &serde_json::Value) -> Value {
 /// What one transaction writes: rows per table, the last image of each key only.
 #[derive(Default)]
 pub(crate) struct Batch {
-    rows: [Vec<Vec<Value>>; TABLES.len()],
+    pub(crate) rows: [Vec<Vec<Value>>; TABLES.len()],
     places: BTreeMap<(usize, String), usize>,
     /// Orders that are sent once this is durable.
     sending: BTreeSet<ClientOrderId>,
@@ -296,44 +291,4 @@ pub(crate) fn batches(account: AccountId, events: &[Recorded], orders: usize) ->
     }
     done.push(batch);
     done
-}
-
-/// A database with the same schema and settings as the store's, written directly.
-pub(crate) struct Raw {
-    database: Connection,
-    statements: Vec<String>,
-}
-
-impl Raw {
-    /// Makes the file as the store would, with these accounts.
-    pub(crate) async fn create(path: &Path, accounts: &[Account]) -> Self {
-        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await.unwrap();
-        let work = async {
-            for account in accounts {
-                assert_eq!(store.ensure_account(&account.venue, &account.label).await.unwrap(), *account);
-            }
-            store.close().await;
-        };
-        tokio::join!(writer.run(), work);
-        let database = Connection::open(path).unwrap();
-        database.pragma_update(None, "journal_mode", "WAL").unwrap();
-        database.pragma_update(None, "synchronous", "FULL").unwrap();
-        database.pragma_update(None, "foreign_keys", true).unwrap();
-        database.set_prepared_statement_cache_capacity(16);
-        Self { database, statements: TABLES.iter().map(|table| table.sql()).collect() }
-    }
-
-    /// One transaction.
-    pub(crate) fn write(&mut self, batch: &Batch) -> Duration {
-        let started = Instant::now();
-        let tx = self.database.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-        for (sql, rows) in self.statements.iter().zip(&batch.rows).filter(|(_, rows)| !rows.is_empty()) {
-            let mut statement = tx.prepare_cached(sql).unwrap();
-            for row in rows {
-                statement.execute(params_from_iter(row)).unwrap();
-            }
-        }
-        tx.commit().unwrap();
-        started.elapsed()
-    }
 }

@@ -1,6 +1,5 @@
 //! The real parts between a caller and the disk: registry, driver, hub, store. Only the venue is the bench's own.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use hotgo::clock::Clock;
 use hotgo::config::{MarketConfig, MarketSource, Sources, SymbolConfig, load};
 use hotgo::engines::{EngineRegistry, Engines, Farewell, Ports, Stage};
 use hotgo::market::MarketRunner;
-use hotgo::store::sqlite::{OpenOptions, SqliteStore};
 use hotgo::store::{Account, Store};
 use hotgo::stream::Hub;
 use tokio::task::JoinSet;
@@ -20,19 +18,20 @@ use trading::exchange::OrderKind;
 use trading::ids::{RobotId, Seq};
 use trading::risk::Limits;
 
+use crate::database::Database;
 use crate::desk::{buy, new_robot};
 use crate::venue::Venue;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) account: Account,
     registry: Arc<EngineRegistry>,
     drivers: JoinSet<Farewell>,
     rest: JoinSet<()>,
     market: CancellationToken,
-    pub(crate) robot: RobotId,
+    robots: i64,
 }
 
 fn market() -> MarketConfig {
@@ -58,18 +57,18 @@ fn market() -> MarketConfig {
 
 impl World {
     /// Opens the database and waits until the account trades.
-    pub(crate) async fn start(path: &Path, venue: &Arc<Venue>) -> Self {
+    pub(crate) async fn start(database: &Database, venue: &Arc<Venue>) -> Self {
         let (mut rest, market_stop, clock) = (JoinSet::new(), CancellationToken::new(), Clock::start());
-        let (store, writer) = SqliteStore::open(path, OpenOptions::default()).await.unwrap();
-        rest.spawn(writer.run());
-        let defaults = Sources { dir: None, env: [].into(), working_dir: path.into(), flags: Vec::new() };
+        let (store, writer) = database.open().await;
+        rest.spawn(writer);
+        let defaults = Sources { dir: None, env: [].into(), working_dir: ".".into(), flags: Vec::new() };
         let live = load(&defaults).unwrap().config.venue.binance;
         let (runner, prices) = MarketRunner::open(&market(), &live, clock).unwrap();
         let stop = market_stop.clone();
         rest.spawn(async move { runner.run(None, stop).await.unwrap() });
         let account = store.ensure_account("bench", "main").await.unwrap();
         let ports = Ports {
-            store: Arc::new(store.clone()),
+            store: Arc::clone(&store),
             gateway: Arc::clone(venue) as Arc<_>,
             market: prices,
             hub: Arc::new(Hub::new(1024)),
@@ -88,21 +87,30 @@ impl World {
         }
         registry.take_all();
         timeout(PATIENCE, registry.ready(Duration::from_millis(1))).await.expect("never ready");
-        let robot = RobotId::nth(account.id, 1).unwrap();
-        Self { store, account, registry, drivers, rest, market: market_stop, robot }
+        Self { store, account, registry, drivers, rest, market: market_stop, robots: 0 }
     }
 
-    pub(crate) async fn make_robot(&self, venue: &Venue) {
-        let record = self.registry.submit(self.account.id, new_robot(venue, "robot")).await.unwrap();
-        assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
+    /// Callers take them by turns.
+    pub(crate) async fn make_robots(&mut self, venue: &Venue, robots: i64) {
+        self.robots = robots;
+        for n in 0..robots {
+            let command = new_robot(venue, &format!("robot {n}"));
+            let record = self.registry.submit(self.account.id, command).await.unwrap();
+            assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
+        }
         // Entries wait for the first price.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
-    /// Submits one order and waits until it is durable.
+    /// Submits one order of the first robot and waits until it is durable.
     pub(crate) async fn order(&self, key: &str, order: OrderKind) -> Duration {
+        self.order_of(1, key, order).await
+    }
+
+    async fn order_of(&self, robot: i64, key: &str, order: OrderKind) -> Duration {
+        let robot = RobotId::nth(self.account.id, robot).unwrap();
         let started = Instant::now();
-        let record = self.registry.submit(self.account.id, buy(self.robot, key, order)).await.unwrap();
+        let record = self.registry.submit(self.account.id, buy(robot, key, order)).await.unwrap();
         let took = started.elapsed();
         assert!(matches!(record.outcome, Outcome::Done { .. }), "{record:?}");
         took
@@ -122,9 +130,10 @@ impl World {
         let mut tasks = JoinSet::new();
         for caller in 0..callers {
             let (world, name) = (Arc::clone(self), name.to_owned());
+            let robot = i64::try_from(caller).unwrap() % self.robots + 1;
             tasks.spawn(async move {
                 for n in 0..each {
-                    world.order(&format!("{name}-{caller}-{n}"), kind).await;
+                    world.order_of(robot, &format!("{name}-{caller}-{n}"), kind).await;
                 }
             });
         }

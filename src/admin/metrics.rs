@@ -27,7 +27,7 @@ use crate::http::{HealthSnapshot, HealthStatus};
 
 /// Sets them all.
 pub fn publish(status: &StatusReport, health: &HealthSnapshot) {
-    gauge!("hotgo_ready").set(truth(health.status == HealthStatus::Ok));
+    gauge!("hotgo_ready").set(truth(health.status.is_ready()));
     gauge!("hotgo_draining").set(truth(health.status == HealthStatus::Draining));
     gauge!("hotgo_uptime_seconds").set(Duration::from_millis(status.uptime_ms));
     for check in &health.checks {
@@ -104,6 +104,7 @@ mod tests {
             ready: true,
             state: "running".into(),
             epoch: Some(7),
+            reason: None,
             owner: None,
             robots_running: 3,
             live_orders: 8,
@@ -128,6 +129,9 @@ mod tests {
             assert!(text.lines().any(|shown| shown == line), "no {line} in\n{text}");
         }
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
+        let degraded = HealthSnapshot { status: HealthStatus::Degraded, ..health };
+        metrics::with_local_recorder(&recorder, || publish(&status, &degraded));
+        assert!(handle.render().lines().any(|shown| shown == "hotgo_ready 1"), "without Redis it is ready");
     }
 
     #[test]

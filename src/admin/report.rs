@@ -101,6 +101,9 @@ pub struct EngineReport {
     pub ready: bool,
     /// `starting`, `recovering`, `running`, `draining`, `stopped`, `quarantined`, `handing over`, `standby` or `unowned`.
     pub state: String,
+    /// Why it is quarantined, or cannot be traded here.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Which instance has it, by its id.
     #[serde(default)]
     pub owner: Option<String>,
@@ -133,6 +136,7 @@ impl From<&EngineStatus> for EngineReport {
             label: status.label.clone(),
             ready: status.ready,
             state: status.state.to_owned(),
+            reason: status.reason.clone(),
             owner: status.owner.as_deref().map(str::to_owned),
             epoch: status.epoch.map(|epoch| epoch.0),
             robots_running: status.robots_running,

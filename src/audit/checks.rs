@@ -60,6 +60,17 @@ pub(super) fn compare(venue: &Image, accounts: &BTreeMap<String, read::Account>,
     AuditReport::new(findings, counts)
 }
 
+/// C9 alone, without a word from the venue.
+pub(super) fn histories(accounts: &BTreeMap<String, read::Account>) -> AuditReport {
+    let (mut findings, mut counts) = (Findings::default(), Counts::default());
+    for (label, read::Account { ours, drifts }) in accounts {
+        counts.add(&AccountImage::default(), ours);
+        findings.account(label);
+        history(ours, drifts, &mut findings);
+    }
+    AuditReport::new(findings, counts)
+}
+
 /// Our orders beside the venue's: for each of ours, where the venue has it and how often.
 struct Met<'a> {
     orders: Vec<Option<(VenueOrderId, &'a OrderImage)>>,

@@ -44,6 +44,7 @@ pub use data::{AccountData, AuditInput, History};
 pub use progress::Progress;
 pub use report::{AuditReport, Counts, Finding, Severity};
 
+use crate::store::dump::Dump;
 use crate::store::{Database, StoreError};
 
 /// How long to wait between two looks.
@@ -136,6 +137,15 @@ pub async fn run(
     }
     report.took = began.elapsed();
     Ok(report)
+}
+
+/// Whether the events of a database are complete and its tables are what they add up to: C9, and nothing else. Blocks.
+///
+/// # Errors
+/// [`StoreError`] when something cannot be read. What is found is no error.
+pub fn fold(dump: &mut Dump, progress: &Progress) -> Result<AuditReport, StoreError> {
+    progress.look();
+    Ok(checks::histories(&read::read_from(dump, progress)?))
 }
 
 /// The database and the ledger are read at the same time, each by a thread of its own.

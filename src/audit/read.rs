@@ -23,7 +23,10 @@ const EXPLAINED: usize = 1_000;
 
 /// Reads all accounts of a database, by their labels.
 pub(super) fn read(database: &Database, progress: &Progress) -> Result<BTreeMap<String, Account>, StoreError> {
-    let mut dump = Dump::open(database)?;
+    read_from(&mut Dump::open(database)?, progress)
+}
+
+pub(super) fn read_from(dump: &mut Dump, progress: &Progress) -> Result<BTreeMap<String, Account>, StoreError> {
     progress.rows_to_read(dump.rows()?);
     let mut labels = BTreeMap::<AccountId, String>::new();
     let mut accounts = HashMap::<AccountId, Ours>::new();
@@ -48,7 +51,7 @@ pub(super) fn read(database: &Database, progress: &Progress) -> Result<BTreeMap<
         add_event(accounts.entry(event.account).or_default(), &event)
     })?;
     dump.numbers(&mut |account, seq| accounts.entry(account).or_default().number(seq.0))?;
-    let mut drifts = explain(&mut dump, &accounts)?;
+    let mut drifts = explain(dump, &accounts)?;
     // Rows refer to accounts by foreign keys; where none is there, the number names it.
     let label = |id: AccountId| labels.get(&id).cloned().unwrap_or_else(|| format!("account {id}"));
     let named = |(id, ours)| (label(id), Account { ours, drifts: drifts.remove(&id).unwrap_or_default() });

@@ -10,6 +10,7 @@ mod phases;
 mod redis;
 mod reload;
 mod slot;
+mod store;
 mod venue;
 mod venues;
 mod views;

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -13,11 +12,11 @@ use shutdown_coordinator::serve::Inherited;
 use shutdown_coordinator::systemd::Systemd;
 use shutdown_coordinator::{Gate, PhaseId, Reason, ShutdownHandle, Task};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
-use super::hooks::{self, Led, Outside, late};
+use super::hooks::{self, Led, Outside};
+use super::limits;
 use super::reload::{LastReload, Reloader};
 use super::slot::{Accepting, Trial, listener, upgrade_control};
 use super::venues::{Venues, fault_control};
@@ -36,15 +35,11 @@ use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info};
 use crate::signals::{Commands, IntakeGate, Remote};
-use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
-use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::store::{Database, InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
 
 /// The reason of a shutdown that a successor is there for.
 const UPGRADE: &str = "upgrade";
-const STORE_PROBE: Duration = Duration::from_millis(500);
-const DISK_PROBE: Duration = Duration::from_millis(50);
 
 pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -70,7 +65,7 @@ pub(super) struct Boot<'a> {
     /// Where it serves.
     address: SocketAddr,
     build_id: &'a str,
-    database: Database,
+    pub(super) database: Database,
 }
 
 /// Starts everything. When it returns, requests are served at the address it returns; accounts become ready on their own.
@@ -85,24 +80,14 @@ pub(super) async fn start(
     metrics: PrometheusHandle,
 ) -> Result<(SocketAddr, Arc<EngineRegistry>), BootError> {
     let Given { options, data_dir, listeners } = given;
-    let clock = Clock::start();
-    let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
-    let database = config.database()?;
     // Sockets before anything serious, so that a taken port costs nothing.
     let (listener, shared) = listener(config.server.bind, listeners).await?;
     let failed = |source| BootError::Bind { address: config.server.bind, source };
     let address = listener.local_addr().map_err(failed)?;
-    let boot = Boot {
-        config,
-        beside: data_dir.has_others(),
-        handle,
-        phases,
-        clock,
-        instance,
-        address,
-        build_id: &options.build_id,
-        database,
-    };
+    let clock = Clock::start();
+    let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
+    let (beside, build_id, database) = (data_dir.has_others(), options.build_id.as_str(), config.database()?);
+    let boot = Boot { config, beside, handle, phases, clock, instance, address, build_id, database };
     let admin_socket = AdminSocket::bind(&config.admin_socket()).await?;
 
     let store = boot.store().await?;
@@ -150,7 +135,8 @@ pub(super) async fn start(
     let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
     boot.share_limits(redis.as_ref(), &store, &rates)?;
-    let router = boot.api(&store, &registry, &instances, commands, auth, &views, rates, intake, websockets);
+    let front = Front { commands, auth, rates, intake };
+    let router = boot.api(&store, &registry, &instances, &views, front, websockets);
     let trial = Trial {
         store: Arc::clone(&store),
         database: Arc::new(config.database()?),
@@ -161,10 +147,7 @@ pub(super) async fn start(
     let upgrade = upgrade_control(&accepting, &instances, trial);
     boot.admin(admin_socket, &views, (venues.paper, upgrade), metrics)?;
     boot.serve(router, (listener, shared), accepting)?;
-    if let Some(token) = first_token {
-        announce(&format!("admin token (shown once): {token}"));
-    }
-    announce(&format!("listening on http://{address}"));
+    introduce(first_token, address);
     if options.demo {
         boot.demo(&store, Arc::clone(&registry), &accounts, go).await?;
     }
@@ -172,6 +155,21 @@ pub(super) async fn start(
         boot.stop_after(prices.finished())?;
     }
     Ok((address, registry))
+}
+
+/// What every request meets first.
+struct Front {
+    commands: Commands,
+    auth: Authenticator,
+    rates: Arc<RateLimits>,
+    intake: IntakeGate,
+}
+
+fn introduce(first_token: Option<String>, address: SocketAddr) {
+    if let Some(token) = first_token {
+        announce(&format!("admin token (shown once): {token}"));
+    }
+    announce(&format!("listening on http://{address}"));
 }
 
 #[expect(clippy::print_stdout, reason = "the lines that people and scripts wait for")]
@@ -200,67 +198,6 @@ impl Boot<'_> {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.handle.spawn(phase, name.into(), future).map_err(|_| BootError::Stopped)
-    }
-
-    async fn store(&self) -> Result<Arc<dyn Store>, BootError> {
-        match &self.database {
-            Database::Sqlite(path) => self.sqlite(path).await,
-            Database::Postgres(server) => self.postgres(server).await,
-        }
-    }
-
-    /// Whether the database file's own lock proves that no other living process writes it. A server has no such lock.
-    fn is_alone(&self) -> bool {
-        !self.is_server() && !self.config.instance.share
-    }
-
-    /// Whether instances on other hosts may use the database.
-    pub(super) fn is_server(&self) -> bool {
-        matches!(self.database, Database::Postgres(_))
-    }
-
-    async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
-        let (store, writer) =
-            SqliteStore::open(path, OpenOptions { share: self.config.instance.share, ..OpenOptions::default() })
-                .await?;
-        self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
-        self.end_with_the_disk(store.clone())?;
-        Ok(Arc::new(store))
-    }
-
-    async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
-        let options = postgres::OpenOptions { migrate: !self.beside, ..postgres::OpenOptions::default() };
-        let (store, writer) = PostgresStore::open(server, options).await?;
-        tracing::info!(%server, "using PostgreSQL");
-        let store: Arc<dyn Store> = Arc::new(store);
-        self.close_at_the_end(Arc::clone(&store), writer.run())?;
-        Ok(store)
-    }
-
-    fn close_at_the_end(
-        &self,
-        store: Arc<dyn Store>,
-        writer: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), BootError> {
-        self.handle.on(self.phases.close_stores, "store", move |_| async move { store.close().await }).map_err(late)?;
-        self.run(self.phases.close_stores, "store writer", writer)?;
-        Ok(())
-    }
-
-    /// After an I/O error of the disk nobody knows what is durable before the file is opened anew: the process ends, and its
-    /// supervisor starts the next one.
-    fn end_with_the_disk(&self, store: SqliteStore) -> Result<(), BootError> {
-        let (handle, stop) = (self.handle.clone(), self.handle.begun());
-        self.run(self.phases.announce, "disk probe", async move {
-            let mut tick = tokio::time::interval(DISK_PROBE);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                if store.is_broken() {
-                    handle.trigger(Reason::Error("the disk failed: only a new start can tell what is durable".into()));
-                }
-            }
-        })?;
-        Ok(())
     }
 
     /// Reloads the configuration at each SIGHUP, until a shutdown begins. Returns what came of the last time.
@@ -330,7 +267,7 @@ impl Boot<'_> {
                 limits: self.config.trading.limits.clone(),
                 owner: Arc::clone(&self.instance),
                 lease_ttl: ms(self.config.trading.lease_ttl_ms),
-                hand_over: ms(self.config.instance.hand_over_ms),
+                hand_over: ms(self.config.instance.hand_over_ms.min(self.config.shutdown.order_drain_ms)),
                 predecessor_is_dead: self.is_alone(),
             };
             accounts.push((account, ports));
@@ -388,23 +325,6 @@ impl Boot<'_> {
         Ok(instances)
     }
 
-    /// Asks the store twice a second, so that a health request need not.
-    fn watch_store(&self, store: &Arc<dyn Store>) -> Result<Arc<AtomicBool>, BootError> {
-        let well = Arc::new(AtomicBool::new(true));
-        let (store, seen, stop) = (Arc::clone(store), Arc::clone(&well), self.handle.token(self.phases.persist_state));
-        self.run(self.phases.persist_state, "store probe", async move {
-            let mut tick = tokio::time::interval(STORE_PROBE);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                let Some(answer) = stop.run_until_cancelled(store.ping()).await else { break };
-                if seen.swap(answer.is_ok(), Ordering::Relaxed) != answer.is_ok() {
-                    tracing::warn!(well = answer.is_ok(), "the store changed");
-                }
-            }
-        })?;
-        Ok(well)
-    }
-
     fn admin(
         &self,
         socket: AdminSocket,
@@ -456,7 +376,7 @@ impl Boot<'_> {
             hub: Arc::clone(hub),
             clock: self.clock,
             room: u32::try_from(self.config.trading.queue).unwrap_or(u32::MAX),
-            wait: ms(self.config.instance.remote_wait_ms),
+            wait: ms(self.config.instance.remote_wait_ms.min(self.config.server.request_timeout_ms / 2)),
             // Whoever still waits is told that it is pending, so that the shutdown need not wait for others.
             stop: self.handle.token(self.phases.stop_accepting),
         };
@@ -510,13 +430,11 @@ impl Boot<'_> {
         store: &Arc<dyn Store>,
         registry: &Arc<EngineRegistry>,
         instances: &Instances,
-        commands: Commands,
-        auth: Authenticator,
         views: &Views,
-        rates: Arc<RateLimits>,
-        intake: IntakeGate,
+        front: Front,
         websockets: axum::Router,
     ) -> axum::Router {
+        let Front { commands, auth, rates, intake } = front;
         let health = views.clone();
         let engines: Arc<dyn Engines> = Arc::<EngineRegistry>::clone(registry);
         http::router(http::Deps {

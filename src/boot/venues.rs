@@ -1,4 +1,4 @@
-//! The venues that are in use, and each account's port to its own.
+//! The venues that accounts trade at, and each account's port to its own.
 
 use std::path::Path;
 use std::sync::Arc;

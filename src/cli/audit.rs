@@ -1,5 +1,6 @@
 //! `main audit`: the database against the venue's ledger and the signals that were answered. Changes nothing.
 
+use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +47,7 @@ pub(super) async fn check(
 }
 
 /// Writes the progress over itself, where somebody watches.
-async fn show(progress: &Progress) -> std::convert::Infallible {
+pub(super) async fn show(progress: &impl Display) -> std::convert::Infallible {
     let mut stderr = std::io::stderr();
     let mut tick = tokio::time::interval(SHOW_PROGRESS_EVERY);
     tick.tick().await;
@@ -59,7 +60,7 @@ async fn show(progress: &Progress) -> std::convert::Infallible {
     }
 }
 
-fn clear_line() {
+pub(super) fn clear_line() {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
         let _unseen = write!(stderr, "\r\u{1b}[K").and_then(|()| stderr.flush());

@@ -10,6 +10,7 @@ use super::{ExitCode, Failure, Global, Output, Style, migrate};
 use crate::build_info::BUILD_ID;
 use crate::config::{BINANCE, Config, Loaded, Origin, ShutdownConfig};
 use crate::gateway::binance::Credentials;
+use crate::redis::{Redis, RedisSetupError};
 use crate::store::Database;
 use crate::store::migrate::{State, Step};
 use crate::store::sqlite::integrity_check;
@@ -32,6 +33,7 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
             migrate::accepted(&steps)?;
         }
     }
+    let redis = redis(&loaded.config).await?;
     if out.json {
         let settings: Vec<_> = loaded
             .settings()
@@ -44,12 +46,14 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
             "accounts": accounts,
             "database": database.to_string(),
             "migrations": steps,
+            "redis": redis,
             "plan": loaded.config.shutdown.plan(),
         }))?;
     } else {
         out.line(config_text(out, &loaded))?;
         out.line(accounts_text(out, &accounts))?;
         out.line(database_text(out, &database, &steps))?;
+        out.line(redis_text(out, redis.as_ref()))?;
         out.line(plan_text(out, &loaded.config.shutdown))?;
     }
     Ok(ExitCode::Ok)
@@ -126,6 +130,57 @@ fn writable(data_dir: &Path) -> Result<(), Failure> {
         Failure::new(ExitCode::DataDir, format!("data_dir = {}: cannot be written: {error}", data_dir.display()))
             .help("make it a directory that this user can write, or name another")
     })
+}
+
+/// Redis, and what it answered.
+#[derive(Debug, Serialize)]
+struct RedisLine {
+    address: String,
+    /// Its version; none if it does not answer.
+    version: Option<String>,
+    /// Why it does not, or what is unwise about how it is set.
+    warning: Option<String>,
+}
+
+/// Asks Redis, bounded. The server starts without it as well, so nothing that is found here is a failure.
+async fn redis(config: &Config) -> Result<Option<RedisLine>, Failure> {
+    let wrong = |error: RedisSetupError| Failure::of(ExitCode::ConfigInvalid, &error);
+    let Some(redis) = Redis::open(&config.redis).map_err(wrong)? else { return Ok(None) };
+    let (address, mut info) = (redis.address().to_owned(), redis::cmd("INFO"));
+    let answer = redis.query::<String>(info.arg("server").arg("memory")).await;
+    redis.close();
+    let (version, warning) = match answer {
+        Ok(answer) => {
+            let field = |name: &str| {
+                answer
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                    .map(|value| value.trim().to_owned())
+            };
+            let evicts = field("maxmemory_policy").filter(|policy| policy != "noeviction");
+            let warning = evicts.filter(|_| config.redis.signals.is_some()).map(|policy| {
+                format!("maxmemory-policy {policy} may drop the stream of signals; set maxmemory-policy noeviction")
+            });
+            (field("redis_version"), warning)
+        }
+        Err(error) => (None, Some(format!("{error}; the server starts without it, degraded"))),
+    };
+    Ok(Some(RedisLine { address, version, warning }))
+}
+
+fn redis_text(out: Output, redis: Option<&RedisLine>) -> String {
+    let state = redis.map_or_else(
+        || out.paint(Style::Dim, "none configured"),
+        |RedisLine { address, version, warning }| {
+            let answer = version.as_ref().map_or_else(
+                || out.paint(Style::Warn, "does not answer"),
+                |version| format!("{}, version {version}", out.paint(Style::Good, "answers")),
+            );
+            let warning = warning.iter().map(|warning| out.paint(Style::Warn, &format!("\n  {warning}")));
+            format!("{address}: {answer}{}", warning.collect::<String>())
+        },
+    );
+    format!("{}\n  {state}\n", out.paint(Style::Bold, "redis"))
 }
 
 fn database_text(out: Output, database: &Database, steps: &[Step]) -> String {

@@ -23,6 +23,8 @@ pub enum ExitCode {
     PortInUse,
     /// The audit found orders that were lost or doubled, or other contradictions.
     AuditFindings,
+    /// The database to copy into holds something already. Nothing was written.
+    NotEmpty,
     /// The shutdown was not clean: orders left unknown, hooks late or failed.
     Unclean,
     /// No server answers on the private socket, or the database's server does not answer.
@@ -35,7 +37,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code with a number of its own.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ok,
         Self::Unexpected,
         Self::Usage,
@@ -45,6 +47,7 @@ impl ExitCode {
         Self::Schema,
         Self::PortInUse,
         Self::AuditFindings,
+        Self::NotEmpty,
         Self::Unclean,
         Self::Unreachable,
         Self::Watchdog,
@@ -62,6 +65,7 @@ impl ExitCode {
             Self::Schema => 6,
             Self::PortInUse => 7,
             Self::AuditFindings => 8,
+            Self::NotEmpty => 9,
             Self::Unclean => shutdown_coordinator::EXIT_UNCLEAN,
             Self::Unreachable => 10,
             Self::Watchdog => shutdown_coordinator::EXIT_WATCHDOG,
@@ -81,6 +85,7 @@ impl ExitCode {
             Self::Schema => "the schema is newer than this binary accepts, or needs `migrate up` first",
             Self::PortInUse => "somebody listens on the address already",
             Self::AuditFindings => "the audit found lost or doubled orders, or other contradictions",
+            Self::NotEmpty => "the database to copy into is not empty; nothing was written",
             Self::Unclean => "shut down uncleanly: orders left unknown, hooks late or failed; they are in the log",
             Self::Unreachable => "no server answers on the private socket, or the database's server does not",
             Self::Watchdog => "the watchdog ended a process that had not ended by its deadline",

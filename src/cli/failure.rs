@@ -13,6 +13,7 @@ use crate::boot::BootError;
 use crate::config::{ConfigError, StoreFault};
 use crate::gateway::paper::PaperError;
 use crate::store::StoreError;
+use crate::store::copy::CopyError;
 use crate::store::sqlite::OpenError;
 use crate::telemetry::TelemetryError;
 
@@ -200,6 +201,41 @@ impl From<OpenError> for Failure {
             Some(help) => failure.help(help),
             None => failure,
         }
+    }
+}
+
+impl From<CopyError> for Failure {
+    fn from(error: CopyError) -> Self {
+        let error = match error {
+            CopyError::Open(error) if !matches!(error, OpenError::InUse { .. }) => return error.into(),
+            other => other,
+        };
+        let (code, help) = match &error {
+            CopyError::Open(_) => (
+                ExitCode::DataDir,
+                "stop the server that uses it (its shutdown commits everything), then run this again",
+            ),
+            CopyError::Missing(_) => (ExitCode::DataDir, "name the file: --from sqlite:<data-dir>/hotgo.db"),
+            CopyError::NotEmpty { .. } => {
+                (ExitCode::NotEmpty, "make another database with CREATE DATABASE, and name that one with --to")
+            }
+            CopyError::Schema { .. } => {
+                (ExitCode::Schema, "run `main migrate up` on the source, with the same release, then run this again")
+            }
+            CopyError::Value { .. } => {
+                (ExitCode::Damaged, "nothing was written; keep the file, and run `main check` on it")
+            }
+            CopyError::Differs { .. } => {
+                (ExitCode::AuditFindings, "nothing was written; keep the file, and run this again")
+            }
+            CopyError::Source(_) | CopyError::Target(_) => {
+                (ExitCode::Unexpected, "nothing was written; run this again")
+            }
+            CopyError::Unknown(_) => {
+                (ExitCode::Unexpected, "run this again: if it says that the target is not empty, all of it is there")
+            }
+        };
+        Self::of(code, &error).help(help)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{ExitCode, Failure, Global, MigrateArgs, MigrateCommand, Output, Style};
+use super::{ExitCode, Failure, Global, MigrateArgs, MigrateCommand, Output, Style, copy};
 use crate::store::Database;
 use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
 use crate::store::sqlite::{OpenError, OpenOptions, SqliteStore};
@@ -16,12 +16,17 @@ const EMPTY_DATABASE: &str = ":memory:";
 
 pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode, Failure> {
     let out = global.output();
+    let dry_run = match &args.command {
+        None => args.up.dry_run,
+        Some(MigrateCommand::Up(up)) => up.dry_run,
+        Some(MigrateCommand::Status) => false,
+        Some(MigrateCommand::Copy(args)) => return copy::run(out, args).await,
+    };
     let database = global.load(&[])?.config.database()?;
-    let looks_only = args.dry_run || args.command == MigrateCommand::Status;
-    if looks_only {
+    if dry_run || matches!(args.command, Some(MigrateCommand::Status)) {
         let steps = status(&database).await?;
-        show(out, &database, &steps, if args.dry_run { "would apply" } else { "pending" })?;
-        return if args.dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
+        show(out, &database, &steps, if dry_run { "would apply" } else { "pending" })?;
+        return if dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
     }
     let applied = match &database {
         Database::Sqlite(path) => up(path).await?,

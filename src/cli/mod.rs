@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod copy;
 mod exit;
 mod failure;
 mod http;
@@ -15,7 +16,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 pub use exit::ExitCode;
@@ -64,7 +65,7 @@ pub struct Global {
 pub enum Command {
     /// Run the server until it is told to stop
     Http(HttpArgs),
-    /// Apply pending migrations to the database, or list them
+    /// Apply pending migrations to the database, list them, or move the ledger to another database
     Migrate(MigrateArgs),
     /// Check configuration, data directory, schema and shutdown plan, and print what would be used
     Check,
@@ -91,23 +92,52 @@ pub struct HttpArgs {
 
 /// Options of `main migrate`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct MigrateArgs {
     /// What to do
-    #[arg(value_enum, default_value_t)]
-    pub command: MigrateCommand,
+    #[command(subcommand)]
+    pub command: Option<MigrateCommand>,
+    /// Of `up`, which is the default
+    #[command(flatten)]
+    pub up: UpArgs,
+}
+
+/// What `main migrate` does.
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Apply what is pending (the default)
+    Up(UpArgs),
+    /// List every migration; exit code 6 if this binary does not accept the schema
+    Status,
+    /// Copy a whole ledger into an empty database of a server, all or nothing, and compare both
+    ///
+    /// Stop the server on the source first. The source is only read; the target must be empty, and gets everything in one
+    /// transaction: a copy that ends early, however it ends, leaves an empty database behind, and is simply started again.
+    /// Before it commits it reads every row back, compares both sides, and adds up the events as `main audit` does.
+    Copy(CopyArgs),
+}
+
+/// Options of `main migrate up`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct UpArgs {
     /// Only say what would be applied
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// What `main migrate` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum MigrateCommand {
-    /// Apply what is pending
-    #[default]
-    Up,
-    /// List every migration; exit code 6 if this binary does not accept the schema
-    Status,
+/// Options of `main migrate copy`.
+#[derive(Debug, Args)]
+#[command(after_help = copy::HELP)]
+pub struct CopyArgs {
+    /// The ledger to copy: sqlite:PATH
+    #[arg(long, value_name = "DATABASE")]
+    pub from: String,
+    /// The empty database: postgres://user@host:port/database, with ?host=/run/postgresql for a Unix socket
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// A file that holds the password for --to (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
 }
 
 /// Options of `main replay`.

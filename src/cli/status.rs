@@ -76,6 +76,7 @@ fn text(out: Output, report: &StatusReport) -> String {
     }));
     for engine in &report.engines {
         lines.push(format!("account   {}", engine_text(out, engine)));
+        lines.extend(engine.reason.iter().map(|reason| out.paint(Style::Bad, &format!("          {reason}"))));
         lines.extend(engine.unresolved.iter().map(|order| {
             let line = format!("          unresolved {} for {}", order.client_order_id, seconds(order.age_ms));
             out.paint(Style::Bad, &line)
@@ -173,6 +174,7 @@ mod tests {
                 label: "main".to_owned(),
                 ready: true,
                 state: "draining".to_owned(),
+                reason: None,
                 owner: None,
                 epoch: Some(3),
                 robots_running: 2,
@@ -197,6 +199,16 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_quarantined_account_says_why() {
+        let mut report = draining();
+        report.engines[0].state = "quarantined".to_owned();
+        report.engines[0].reason = Some("the venue has order h01".to_owned());
+        let text = text(Output::new(false, Color::Never), &report);
+        assert!(text.contains("main quarantined  epoch 3"), "{text}");
+        assert!(text.contains("\n          the venue has order h01\n"), "{text}");
     }
 
     #[test]

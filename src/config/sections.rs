@@ -121,8 +121,9 @@ pub struct InstanceConfig {
     /// over from it. Both must say so.
     pub share: bool,
     /// How long the planned hand-over of an account waits for what is on the wire. What is unknown after that the successor
-    /// resolves.
+    /// resolves. Never longer than a shutdown's drain, which hands accounts over too.
     pub hand_over_ms: u64,
-    /// How long a request waits for a decision that another instance makes; then it is answered with `pending`.
+    /// How long a request waits for a decision that another instance makes; then it is answered with `pending`. Never longer
+    /// than half of what a request may take.
     pub remote_wait_ms: u64,
 }

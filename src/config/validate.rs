@@ -108,13 +108,6 @@ fn server(config: &Config, faults: &mut Faults) {
         &["server.request_timeout_ms"],
         format!("must not exceed server.request_timeout_ms = {}, which includes it", server.request_timeout_ms),
     );
-    faults.agree(
-        config.instance.remote_wait_ms < server.request_timeout_ms,
-        "instance.remote_wait_ms",
-        config.instance.remote_wait_ms,
-        &["server.request_timeout_ms"],
-        format!("must be below server.request_timeout_ms = {}, which includes it", server.request_timeout_ms),
-    );
     for (index, origin) in server.allowed_origins.iter().enumerate() {
         let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
         let bare = !host.is_empty() && !host.contains(['/', '*', ' ', '?', '#']);
@@ -153,16 +146,6 @@ fn instance(config: &Config, faults: &mut Faults) {
         let fits = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
         faults.unless(fits, "instance.name", name, "use 1 to 64 characters, or remove it to use the host's name");
     }
-    faults.agree(
-        instance.hand_over_ms <= config.shutdown.order_drain_ms,
-        "instance.hand_over_ms",
-        instance.hand_over_ms,
-        &["shutdown.order_drain_ms"],
-        format!(
-            "must not exceed shutdown.order_drain_ms = {}: a shutdown hands accounts over too",
-            config.shutdown.order_drain_ms
-        ),
-    );
 }
 
 fn store(config: &Config, faults: &mut Faults) {

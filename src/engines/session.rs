@@ -70,9 +70,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Takes the lease, loads the account, and starts its recovery.
     pub(super) async fn start(driver: &'a mut Driver, take_over: TakeOver) -> Result<Session<'a>, SessionError> {
-        let mut stage = driver.stage.clone();
-        let ports = driver.ports.clone();
-        let account = driver.account.id;
+        let (mut stage, ports, account) = (driver.stage.clone(), driver.ports.clone(), driver.account.id);
         let prepared = driver.prepared.take().filter(|prepared| !prepared.stream.is_closed());
         let owner = Some(Arc::clone(&ports.owner));
         driver.face.update(|status| (status.ready, status.state, status.owner) = (false, "recovering", owner));
@@ -161,6 +159,8 @@ impl<'a> Session<'a> {
     async fn turn(&mut self) -> Result<Option<End>, SessionError> {
         let mut steps = Vec::new();
         let mut inputs = self.wait().await?;
+        // Every turn, not only those that a timer begins: under load none does.
+        self.renew();
         inputs.extend(self.begin_to_leave());
         let stage = *self.driver.stage.borrow_and_update();
         if stage != self.seen {
@@ -286,10 +286,7 @@ impl<'a> Session<'a> {
             event = self.stream.recv() => Ok(vec![self.stream_input(event).await?]),
             Some(submission) = self.driver.submissions.recv() => Ok(self.admit(submission).into_iter().collect()),
             market = self.market.recv() => Ok(market.ok().map(|market| Input::Market((*market).clone())).into_iter().collect()),
-            () = sleep_until(next) => {
-                self.renew();
-                Ok(Vec::new())
-            }
+            () = sleep_until(next) => Ok(Vec::new()),
         }
     }
 
@@ -474,6 +471,11 @@ impl<'a> Session<'a> {
             (None, _) if engine.is_ready() => "running",
             (None, _) => "recovering",
         };
+        if let Some(reason) = engine.quarantine()
+            && self.driver.face.status().reason.as_deref() != Some(reason)
+        {
+            tracing::error!(alarm = true, account = %self.driver.account.label, reason, "account quarantined");
+        }
         self.driver.face.update(|status| {
             *status = EngineStatus {
                 ready,

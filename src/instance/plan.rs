@@ -147,7 +147,8 @@ pub(super) fn duty(lease: Option<&LeaseRow>, heir: Option<&Arc<str>>, me: Looker
     match heir {
         Some(heir) if heir == me.id && (is_mine || held.is_none() || me.alone) => Duty::Run(taken()),
         Some(heir) if heir != me.id && is_mine => Duty::HandOver { to: Arc::clone(heir) },
-        None if is_mine => Duty::Run(taken()),
+        // Nobody else is to have it, also where the lease ran out in its owner's hands: a jump of the database's clock does that.
+        None if lease.is_some_and(|lease| lease.owner == *me.id && !lease.released) => Duty::Run(taken()),
         heir => Duty::Standby { owner: held.map(|lease| Arc::clone(&lease.owner)), heir: heir.cloned() },
     }
 }

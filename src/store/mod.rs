@@ -5,6 +5,7 @@
 //! several accounts that wait at the same time share one transaction (group commit); no timer delays a lone one.
 
 mod batch;
+pub mod copy;
 pub mod dump;
 pub mod migrate;
 pub mod postgres;

@@ -140,6 +140,7 @@ impl World {
         let hub = Arc::new(Hub::with_bus(64, Arc::clone(&bus)));
         let owned = if like.owns { vec![(self.account.clone(), self.ports(&hub, clock))] } else { Vec::new() };
         let (registry, made) = EngineRegistry::new(owned, 1024);
+        registry.take_all();
         for driver in made {
             drivers.spawn(driver.run());
         }

@@ -77,6 +77,30 @@ async fn an_order_that_only_the_lists_show_is_found() {
     assert!(matches!(result, QueryResult::Found(report) if report.client_id.as_str() == OURS));
 }
 
+/// A restart asks for hundreds of orders in the same moment. A list for each of them would be 26 of a minute's 6,000 weights.
+#[tokio::test]
+async fn who_asks_at_the_same_time_shares_the_lists_and_who_asks_later_reads_them_again() {
+    let everywhere = |request: &Request| match request.line.split('?').next().unwrap() {
+        "GET /api/v3/openOrders" | "GET /api/v3/allOrders" => Some(ok("[]")),
+        "GET /api/v3/order" => Some(none()),
+        _ => None,
+    };
+    let server = Server::start(everywhere).await;
+    let rig = Rig::to(&server).await;
+    let order = order();
+    let ids: Vec<ClientOrderId> = (0..100).map(|n| ClientOrderId::from_venue(&format!("lost-{n}"))).collect();
+    let asking = ids.iter().map(|id| rig.gateway.query(&order.symbol, id, true));
+    for result in futures_util::future::join_all(asking).await {
+        assert_eq!(result, QueryResult::NotFound { thorough: true });
+    }
+    let together = server.seen("GET /api/v3/allOrders").len();
+    assert!(together < 50, "{together} lists for 100 orders");
+    for later in 1..=2 {
+        rig.gateway.query(&order.symbol, &ids[0], true).await;
+        assert_eq!(server.seen("GET /api/v3/allOrders").len(), together + later, "an old list proves nothing new");
+    }
+}
+
 #[tokio::test]
 async fn a_list_that_could_not_be_read_proves_no_absence() {
     let failing = |request: &Request| match request.line.split('?').next().unwrap() {

@@ -9,10 +9,10 @@ use shutdown_coordinator::testkit::{Exit, Points, Signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
-use crate::round::{End, Random, WEAKNESSES};
+use crate::round::{End, WEAKNESSES};
 use crate::support::server::Robot;
 use crate::support::venue::Venue;
-use crate::support::{CLEAN, Client, Installation, Load, Server, UNCLEAN};
+use crate::support::{CLEAN, Client, Installation, Load, Random, Server, UNCLEAN};
 use crate::tally::Tally;
 
 /// Rounds on one data directory. Then a new one: an audit reads all of it.

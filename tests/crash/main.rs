@@ -43,7 +43,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Enough for every end and every weakness, but not for every pair of them.
-const SHORT_KILLS: u64 = 60;
+const SHORT_KILLS: u64 = 45;
 /// From here on every weakness of the venue must have shown. In a shorter run the server may be gone too soon for one.
 const LONG_KILLS: u64 = 500;
 

@@ -1,4 +1,4 @@
-//! Nonces and counters in a real Redis, if there is one on this machine.
+//! Nonces and counters in a real Redis.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -28,15 +28,15 @@ impl Drop for Redis {
 }
 
 impl Redis {
-    /// `None` where no `redis-server` is installed.
-    async fn start() -> Option<Self> {
+    async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("redis.sock");
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
-        let child = command.current_dir(dir.path()).stdout(Stdio::null()).spawn().ok()?;
+        let spawned = command.current_dir(dir.path()).stdout(Stdio::null()).spawn();
+        let child = spawned.expect("redis-server is needed (Debian: apt-get install redis-server)");
         let connection = tokio::time::timeout(PATIENCE, connect(&socket)).await.expect("Redis does not answer");
-        Some(Self { child, connection, _dir: dir })
+        Self { child, connection, _dir: dir }
     }
 
     fn ask(&self) -> AskRedis {
@@ -64,7 +64,7 @@ async fn connect(socket: &Path) -> MultiplexedConnection {
 
 #[tokio::test]
 async fn a_nonce_is_new_once_until_it_is_forgotten_and_nobody_knows_when_redis_is_gone() {
-    let Some(mut redis) = Redis::start().await else { return };
+    let mut redis = Redis::start().await;
     let memory = RedisMemory::new(redis.ask(), "hotgo");
     let minute = Duration::from_mins(1);
     for (name, is_new) in [("nonce:a:1", true), ("nonce:a:1", false), ("nonce:b:1", true), ("nonce:a:1", false)] {
@@ -82,7 +82,7 @@ async fn a_nonce_is_new_once_until_it_is_forgotten_and_nobody_knows_when_redis_i
 
 #[tokio::test]
 async fn counters_add_up_and_expire() {
-    let Some(mut redis) = Redis::start().await else { return };
+    let mut redis = Redis::start().await;
     let tally = RedisTally::new(redis.ask(), "hotgo");
     let counts = |counts: &[(&str, u64)]| -> Vec<(String, u64)> {
         counts.iter().map(|(name, add)| ((*name).to_owned(), *add)).collect()

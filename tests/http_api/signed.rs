@@ -15,6 +15,8 @@ use trading::time::Timestamp;
 
 use crate::world::{Answer, World, request, server};
 
+type Alter = Box<dyn Fn(&mut Request<Body>)>;
+type Answers = fn(usize) -> Option<bool>;
 const NEW_KEY: &str = r#"{"name":"made","role":"viewer"}"#;
 
 /// A key that signs, and the clock it signs by.
@@ -123,7 +125,6 @@ async fn a_request_that_was_altered_in_any_part_is_refused_and_uses_nothing_up()
     let signer = Signer::new(&world).await;
     let draft = Draft { query: "a=1", key: "k-1", ..signer.draft("1") };
     let other_key = Signer::new(&world).await.id;
-    type Alter = Box<dyn Fn(&mut Request<Body>)>;
     let header = |name: &'static str, value: String| -> Alter {
         Box::new(move |request| {
             request.headers_mut().insert(name, HeaderValue::from_str(&value).unwrap());
@@ -245,13 +246,12 @@ impl Memory for Whim {
 
 #[tokio::test]
 async fn a_replay_is_refused_whatever_becomes_of_redis() {
-    let flushed = |_| Some(true);
+    let flushed: Answers = |_| Some(true);
     let down = |_| None;
     let comes_back = |n| if n < 2 { None } else { Some(true) };
     let remembers = |n| Some(n == 0);
-    type Answers = fn(usize) -> Option<bool>;
     for (what, answers, stalls) in [
-        ("flushed after each question", flushed as Answers, false),
+        ("flushed after each question", flushed, false),
         ("down", down, false),
         ("back after a while, and empty", comes_back, false),
         ("well", remembers, false),

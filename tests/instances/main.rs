@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use hotgo::engines::{Engines, SubmitError};
 use trading::exchange::OrderKind;
 use trading::order::Status;
@@ -251,4 +252,30 @@ async fn an_account_that_nobody_else_can_have_is_kept_until_its_instance_stops()
     let lease = &world.store.leases().await.unwrap()[0];
     assert!(lease.released && lease.remaining == Duration::ZERO);
     world.stop(vec![]).await;
+}
+
+/// A driver that always finds something to do keeps its lease all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_under_load_stays_where_it_is() {
+    const CALLERS: usize = 200;
+    let world = World::new(1).await;
+    let one = world.instance("one", SHORT);
+    one.is_ready(1).await;
+    world.make_robots(&[&one]).await;
+    let account = &world.accounts[0];
+    let epoch = one.status(account).epoch;
+    let until = Instant::now() + 3 * SHORT;
+    let (world_ref, one_ref) = (&world, &one);
+    let callers = (0..CALLERS).map(async |caller| {
+        let mut n = 0;
+        while Instant::now() < until {
+            let command = world_ref.buy(0, &format!("{caller} {n}"), OrderKind::Market);
+            let record = one_ref.registry.submit(account.id, command).await.unwrap();
+            assert!(is_done(&record), "{record:?}");
+            n += 1;
+        }
+    });
+    join_all(callers).await;
+    assert_eq!(one.status(account).epoch, epoch, "it was taken anew");
+    world.stop(vec![one]).await;
 }

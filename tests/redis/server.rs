@@ -129,3 +129,33 @@ async fn a_password_is_read_from_its_file_and_shown_nowhere() {
     assert!(!server.stderr().contains("another-password"), "a log line holds the password");
     server.assert_stops_clean().await;
 }
+
+#[tokio::test]
+async fn check_asks_redis_and_says_what_it_found_within_a_bounded_time() {
+    let mut redis = RedisServer::start().await;
+    let mut installation = Installation::new();
+    installation.signals_from(&redis);
+    let text = check(&installation).await;
+    assert!(text.contains("redis.sock: answers, version "), "{text}");
+    redis.ask::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru")).await;
+    let text = check(&installation).await;
+    assert!(text.contains("maxmemory-policy allkeys-lru may drop the stream of signals"), "{text}");
+    redis.freeze().await;
+    let text = check(&installation).await;
+    assert!(text.contains("does not answer") && text.contains("degraded"), "{text}");
+    redis.thaw();
+    redis.kill().await;
+    let text = check(&installation).await;
+    assert!(text.contains("does not answer"), "{text}");
+}
+
+/// The words of `main check`, which must be content.
+async fn check(installation: &Installation) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_main"));
+    command.arg("check").arg("--data-dir").arg(installation.data_dir()).kill_on_drop(true);
+    command.envs(installation.settings().iter().map(|(name, value)| (name, value)));
+    let output = super::support::within(LONG, "the check ends", command.output()).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hotgo::store::{CommitError, Instance, InstanceRow, LeaseError, LeaseRow, Store};
 use trading::ids::AccountId;
 
@@ -58,6 +59,49 @@ pub(crate) async fn leases_tell_who_holds_what(store: &dyn Store) {
     };
     tokio::time::timeout(DEADLINE, expired).await.unwrap();
     assert!(!lease_of(store, &two).await.released);
+}
+
+pub(crate) async fn leases_that_change_at_once_are_answered_each_for_itself(store: &dyn Store) {
+    let mut all = Vec::new();
+    for _ in 0..30 {
+        all.push(Held::new(store).await);
+    }
+    // Every second one is lost already.
+    for held in all.iter().step_by(2) {
+        store.release_lease(&held.lease).await.unwrap();
+        store.acquire_lease(held.account.id, &owner("thief"), TTL, false).await.unwrap();
+    }
+    // More than one transaction holds.
+    let changes = |turns: std::ops::Range<u32>| {
+        let of = move |(n, held)| turns.clone().map(move |turn| (n, held, turn));
+        all.iter().enumerate().flat_map(of)
+    };
+    let answered = async |(n, held, turn): (usize, &Held, u32)| {
+        let own = match turn {
+            19 => store.transfer_lease(&held.lease, "two", TTL).await,
+            turn if turn % 2 == 0 => store.renew_lease(&held.lease, TTL).await,
+            _ => {
+                let refused = store.acquire_lease(held.account.id, &owner("three"), TTL, false).await;
+                assert!(matches!(refused, Err(LeaseError::Held { account, .. }) if account == held.account.id));
+                return;
+            }
+        };
+        match own {
+            Ok(()) => assert!(n % 2 == 1),
+            Err(error) => {
+                assert!(n % 2 == 0 && matches!(error, LeaseError::Lost(id) if id == held.account.id), "{error}");
+            }
+        }
+    };
+    // The transfers come last, among each other in any order.
+    for turns in [0..19, 19..20] {
+        tokio::time::timeout(DEADLINE * 3, join_all(changes(turns).map(answered))).await.unwrap();
+    }
+    for (n, held) in all.iter().enumerate() {
+        let row = lease_of(store, held).await;
+        let holder = owner(if n % 2 == 0 { "thief" } else { "two" });
+        assert_eq!((row.owner, row.epoch.0), (holder, held.lease.epoch.0 + 1));
+    }
 }
 
 fn instance() -> InstanceRow {

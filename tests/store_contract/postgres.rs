@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use hotgo::store::migrate::{Schema, State};
 use hotgo::store::postgres::{OpenOptions, PostgresStore, PostgresWitness, Server};
 use hotgo::store::sqlite::OpenError;
@@ -11,6 +11,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trading::event::Event;
+use trading::ids::AccountId;
 use venue::witness::Witness as _;
 
 use crate::data::{Held, TTL, alarm, at, fill, order, owner};
@@ -269,6 +270,28 @@ async fn nobody_takes_an_account_over_between_the_check_and_the_commit() {
     held.lease = taken;
     held.commit(other.store(), vec![alarm("the successor's")]).await.unwrap();
     other.stop().await;
+    running.stop().await;
+}
+
+/// The lock that cannot be had fails with its own account only.
+#[tokio::test]
+async fn a_lease_that_somebody_keeps_locked_holds_up_no_other() {
+    let running = Running::start().await;
+    let store = running.store();
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.push(Held::new(store).await);
+    }
+    let mut beside = Beside::new(&running.server.as_ref().unwrap().url()).await;
+    let locked = AccountId(3);
+    assert_eq!(all[2].account.id, locked);
+    beside.run("BEGIN; SELECT FROM hg_trading_lease WHERE name = 'account/3' FOR UPDATE").await;
+    let renewed = join_all(all.iter().map(|held| store.renew_lease(&held.lease, TTL))).await;
+    for (held, renewed) in all.iter().zip(renewed) {
+        assert_eq!(renewed.is_ok(), held.account.id != locked, "{renewed:?}");
+    }
+    beside.run("ROLLBACK").await;
+    store.renew_lease(&all[2].lease, TTL).await.unwrap();
     running.stop().await;
 }
 

@@ -16,6 +16,7 @@ pub(crate) use crate::instances::{
     a_lease_that_is_not_held_is_not_transferred, a_transferred_lease_is_its_next_owners_under_the_next_epoch,
     an_account_stays_bound_to_its_first_ledger, an_instance_lives_until_it_leaves,
     an_instance_that_is_not_heard_of_is_dead, leases_tell_who_holds_what,
+    leases_that_change_at_once_are_answered_each_for_itself,
 };
 
 pub(crate) use crate::inbox::{
@@ -67,6 +68,7 @@ macro_rules! contract {
             a_transferred_lease_is_its_next_owners_under_the_next_epoch
             a_lease_that_is_not_held_is_not_transferred
             leases_tell_who_holds_what
+            leases_that_change_at_once_are_answered_each_for_itself
             an_instance_lives_until_it_leaves
             an_instance_that_is_not_heard_of_is_dead
             an_account_stays_bound_to_its_first_ledger

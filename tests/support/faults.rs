@@ -14,7 +14,7 @@ impl Server {
 
     /// The venue goes silent: it takes requests and answers none.
     pub(crate) async fn silence_venue(&self) {
-        self.set_faults(json!({"hold_answers": {"on": "all"}, "cut_stream": {"ms": 3_600_000}})).await;
+        self.set_faults(json!({"hold_answers": {"on": "all"}, "cut_stream": {"ms": 86_400_000}})).await;
     }
 
     /// How often a fault fired. One that never did proves nothing.

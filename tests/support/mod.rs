@@ -18,6 +18,8 @@ pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod faults;
 pub(crate) mod load;
+pub(crate) mod postgres;
+pub(crate) mod random;
 pub(crate) mod redis;
 pub(crate) mod server;
 pub(crate) mod strace;
@@ -27,6 +29,7 @@ pub(crate) mod websocket;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use load::Load;
+pub(crate) use random::Random;
 pub(crate) use redis::RedisServer;
 pub(crate) use server::{CLEAN, Installation, Server, UNCLEAN};
 pub(crate) use venue::Venue;

@@ -42,8 +42,8 @@ pub(crate) struct Postgres {
     extra: Vec<String>,
 }
 
-/// The directory with `initdb` and `postgres`.
-fn programs() -> PathBuf {
+/// The directory with `initdb` and `postgres`, and this one of their company.
+fn programs(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = std::env::split_paths(&path).collect();
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
@@ -51,7 +51,10 @@ fn programs() -> PathBuf {
         versions.sort();
         found.extend(versions.into_iter().rev());
     }
-    found.into_iter().find(|dir| dir.join("initdb").is_file() && dir.join("postgres").is_file()).expect(MISSING)
+    found
+        .into_iter()
+        .find(|dir| ["initdb", "postgres", name].iter().all(|name| dir.join(name).is_file()))
+        .expect(MISSING)
 }
 
 /// Who runs the server, as arguments of `setpriv`: it refuses to run as root.
@@ -65,10 +68,10 @@ fn account() -> Vec<String> {
 }
 
 /// One of its programs, which ends with the thread that starts it.
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
-    command.args(account()).args(["--pdeathsig", "KILL", "--"]).arg(programs().join(name));
+    command.args(account()).args(["--pdeathsig", "KILL", "--"]).arg(programs(name).join(name));
     command
 }
 
@@ -234,7 +237,11 @@ impl Postgres {
 
     /// The same over the Unix socket.
     pub(crate) fn socket_url(&self) -> String {
-        format!("postgres://{USER}@localhost:{}/postgres?host={}", self.port, self.directory.path().display())
+        self.socket_url_of("postgres")
+    }
+
+    pub(crate) fn socket_url_of(&self, database: &str) -> String {
+        format!("postgres://{USER}@localhost:{}/{database}?host={}", self.port, self.directory.path().display())
     }
 
     /// A new database; its name.

@@ -14,7 +14,7 @@ use super::{Installation, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server on a Unix socket in a directory of its own. It keeps nothing: whatever kills it empties it.
+/// A server on a Unix socket in a directory of its own, and on a TCP port if it was started so. It keeps nothing: whatever kills it empties it.
 pub(crate) struct RedisServer {
     directory: TempDir,
     arguments: Vec<String>,
@@ -28,6 +28,15 @@ impl RedisServer {
         let mut server = Self::absent();
         server.restart().await;
         server
+    }
+
+    /// Starts one that listens on a free TCP port of the loopback too.
+    pub(crate) async fn with_port() -> (Self, u16) {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self::absent();
+        server.arguments = vec!["--port".to_owned(), port.to_string(), "--bind".to_owned(), "127.0.0.1".to_owned()];
+        server.restart().await;
+        (server, port)
     }
 
     /// Starts one that asks for a password.

@@ -87,6 +87,11 @@ impl Installation {
         self.directory.path().to_owned()
     }
 
+    /// The admin's token where another data directory's first start has shown it: they share a database.
+    pub(crate) fn set_token(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
+    }
+
     /// Gives a process that listens the admin's token.
     pub(crate) fn admit(&mut self, server: &mut Server) {
         if self.token.is_none() {

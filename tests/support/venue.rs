@@ -14,7 +14,7 @@ use super::{Client, Installation, eventually};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long after healing everything must be resolved.
 const HEALED: Duration = Duration::from_mins(1);
-const ACCOUNT: &str = "main";
+const ACCOUNTS: [&str; 1] = ["main"];
 const API_KEY: &str = "keyOfTheTests";
 const SECRET: &str = "secretOfTheTests";
 
@@ -23,7 +23,8 @@ const SECRET: &str = "secretOfTheTests";
 pub(crate) struct Venue {
     process: Process,
     directory: PathBuf,
-    witness: PathBuf,
+    witness: String,
+    accounts: Vec<String>,
     settings: Vec<(String, String)>,
     address: SocketAddr,
 }
@@ -32,18 +33,26 @@ impl Venue {
     /// Starts it beside the installation's data directory, with the installation's settings, and tells the installation's
     /// later processes to trade there.
     pub(crate) async fn start(installation: &mut Installation) -> Self {
+        let database = installation.database().to_str().unwrap().to_owned();
+        Self::start_for(installation, &ACCOUNTS, &database).await
+    }
+
+    /// The same with these accounts, looking into this database: a file or a URL.
+    pub(crate) async fn start_for(installation: &mut Installation, accounts: &[&str], witness: &str) -> Self {
         let directory = installation.scratch("venue");
-        let (witness, settings) = (installation.database(), installation.settings().to_vec());
+        let (witness, settings) = (witness.to_owned(), installation.settings().to_vec());
+        let accounts: Vec<String> = accounts.iter().map(|&account| account.to_owned()).collect();
         let bind = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, address) = Self::spawn(&directory, &witness, &settings, bind).await;
-        let venue = Self { process, directory, witness, settings, address };
+        let (process, address) = Self::spawn(&directory, &witness, &accounts, &settings, bind).await;
+        let venue = Self { process, directory, witness, accounts, settings, address };
         installation.trade_at(&venue);
         venue
     }
 
     async fn spawn(
         directory: &Path,
-        witness: &Path,
+        witness: &str,
+        accounts: &[String],
         settings: &[(String, String)],
         bind: SocketAddr,
     ) -> (Process, SocketAddr) {
@@ -52,8 +61,8 @@ impl Venue {
             .args(["venue", "--allow-faults", "--weight-limit", "100000000", "--order-limit", "100000000"])
             .args(["--bind", &bind.to_string(), "--data-dir"])
             .arg(directory)
-            .args(["--key", &format!("{ACCOUNT}:{API_KEY}:{SECRET}"), "--witness"])
-            .arg(witness)
+            .args(["--witness", witness])
+            .args(accounts.iter().map(|account| format!("--key={account}:{}:{SECRET}", api_key(account))))
             .envs(settings.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start(command).unwrap().patience(PATIENCE);
         let listening = |line: &str| line.strip_prefix("venue listening on http://")?.trim().parse().ok();
@@ -75,7 +84,8 @@ impl Venue {
     pub(crate) async fn crash(&mut self) {
         let exit = self.process.kill().await.unwrap();
         assert_eq!(exit, Exit::Signal(9), "the venue ended otherwise");
-        (self.process, self.address) = Self::spawn(&self.directory, &self.witness, &self.settings, self.address).await;
+        (self.process, self.address) =
+            Self::spawn(&self.directory, &self.witness, &self.accounts, &self.settings, self.address).await;
     }
 
     /// SIGTERM, and a clean end.
@@ -107,14 +117,18 @@ impl Venue {
 
 impl Installation {
     /// Its later processes trade at this venue.
-    fn trade_at(&mut self, venue: &Venue) {
+    pub(crate) fn trade_at(&mut self, venue: &Venue) {
         let directory = self.scratch("config");
         std::fs::create_dir_all(&directory).unwrap();
         let secret = directory.join("secret");
         write_private(&secret, SECRET);
         let (secret, address) = (secret.display(), venue.address());
+        let account = |label: &String| {
+            format!("    - {{label: {label}, venue: binance, api_key: {}, secret_file: {secret}}}\n", api_key(label))
+        };
+        let accounts: String = venue.accounts.iter().map(account).collect();
         let config = format!(
-            "trading:\n  accounts:\n    - {{label: {ACCOUNT}, venue: binance, api_key: {API_KEY}, secret_file: {secret}}}\n\
+            "trading:\n  accounts:\n{accounts}\
              venue:\n  binance:\n    rest_url: http://{address}\n    ws_api_url: ws://{address}/ws-api/v3\n    \
              ws_stream_url: ws://{address}\n    reconcile_ms: 1000\nmarket:\n  source: binance\n"
         );
@@ -127,6 +141,10 @@ impl Installation {
         let ledger = venue.ledger();
         audit(&self.data_dir(), self.settings().iter(), Some(&ledger), answered, HEALED).await
     }
+}
+
+fn api_key(account: &str) -> String {
+    format!("{API_KEY}{account}")
 }
 
 fn write_private(path: &Path, text: &str) {

@@ -382,6 +382,48 @@ fn a_ledger_older_than_the_venue_takes_no_commands() {
     world.settle();
     assert!(!world.engine.is_ready());
     assert!(world.engine.quarantine().unwrap().contains("the ledger is older"));
+    assert_eq!(alarms(&world), 1);
+    world.settle();
+    world.pass(Duration::from_mins(1));
+    assert_eq!(alarms(&world), 1, "it is said once");
+}
+
+fn alarms(world: &World) -> usize {
+    let said = |event: &Event| matches!(event, Event::Alarm { message, .. } if message.contains("the ledger is older"));
+    world.events.iter().filter(|recorded| said(&recorded.event)).count()
+}
+
+#[test]
+fn a_ledger_that_knows_nothing_of_orders_that_were_filled_since_is_never_ready() {
+    let mut world = World::new();
+    let robot = world.follower(StopPolicy::Keep);
+    let backup = world.events.clone();
+    for key in ["a", "b", "c"] {
+        world.outcome(key, buy(robot, OrderKind::Market, None));
+    }
+    world.events = backup;
+    world.crash();
+    world.feed(Input::Stream(StreamEvent::Up));
+    // A slow store: what it knows of the orders comes last.
+    while !world.pending.iter().all(|effect| matches!(effect, Effect::Recall(_))) {
+        match world.pending.pop_front() {
+            Some(recall @ Effect::Recall(_)) => world.pending.push_back(recall),
+            Some(other) => {
+                world.pending.push_front(other);
+                world.do_one();
+            }
+            None => break,
+        }
+        assert!(!world.engine.is_ready(), "it may not trade for a moment either");
+    }
+    assert!(!world.pending.is_empty(), "a fill of an unknown order was found");
+    world.drain_effects();
+    world.pass(Duration::from_mins(1));
+    assert!(!world.engine.is_ready());
+    assert_eq!(alarms(&world), 1, "it is said once");
+    let known: Vec<_> = world.venue.posts.clone();
+    assert!(known.iter().any(|id| world.engine.quarantine().unwrap().contains(id.as_str())));
+    assert_eq!(world.venue.posts.len(), 3, "nothing was sent");
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub(super) struct Account {
     names: Mutex<Names>,
     /// The assets of what is traded.
     assets: Mutex<Vec<Asset>>,
+    /// Each symbol's latest listing; whoever reads a newer one holds its lock.
+    listings: Mutex<BTreeMap<Symbol, Arc<tokio::sync::Mutex<Option<Arc<Listing>>>>>>,
+}
+
+/// A symbol's open and latest orders.
+#[derive(Debug)]
+struct Listing {
+    /// Before the first of its requests.
+    begun: Instant,
+    rows: Vec<OrderRow>,
 }
 
 /// Which client id belongs to the venue's number of an order: trades are listed without it.
@@ -76,8 +86,8 @@ impl From<wire::Unreadable> for GatewayError {
 
 impl Account {
     pub(super) fn new(label: &str, venue: Arc<Shared>, credentials: Credentials) -> Self {
-        let (orders, names, assets) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { label: label.to_owned(), venue, credentials, orders, names, assets }
+        let (orders, names, assets, listings) = Default::default();
+        Self { label: label.to_owned(), venue, credentials, orders, names, assets, listings }
     }
 
     async fn call<T: DeserializeOwned>(
@@ -183,22 +193,35 @@ impl Account {
 
     /// Looks for an order in the lists: a look-up by id may be answered from another place than they are.
     async fn search(&self, symbol: &Symbol, client_id: &ClientOrderId) -> QueryResult {
-        for (path, weight) in [(OPEN_ORDERS, 6), (ALL_ORDERS, 20)] {
-            let mut params = vec![("symbol", symbol.to_string())];
-            if path == ALL_ORDERS {
-                params.push(("limit", PAGE.to_string()));
-            }
-            let rows: Vec<OrderRow> = match self.call(Method::GET, path, params, (Class::Resolve, weight)).await {
-                Ok(rows) => rows,
-                Err(failure) => return QueryResult::Failed { reason: failure.to_string() },
-            };
-            if let Some(row) = rows.iter().find(|row| row.client_id() == *client_id) {
-                let found = self.named(client_id, row);
-                return found
-                    .map_or_else(|error| QueryResult::Failed { reason: error.to_string() }, QueryResult::Found);
-            }
+        match self.listing(symbol).await {
+            Ok(listing) => match listing.rows.iter().find(|row| row.client_id() == *client_id) {
+                Some(row) => self
+                    .named(client_id, row)
+                    .map_or_else(|error| QueryResult::Failed { reason: error.to_string() }, QueryResult::Found),
+                None => QueryResult::NotFound { thorough: true },
+            },
+            Err(failure) => QueryResult::Failed { reason: failure.to_string() },
         }
-        QueryResult::NotFound { thorough: true }
+    }
+
+    /// The symbol's open and latest orders, read after this call began. Everybody who waits shares the next reading: a
+    /// restart asks for hundreds of orders at once, and a list for each would use up the venue's weight for minutes.
+    async fn listing(&self, symbol: &Symbol) -> Result<Arc<Listing>, Failure> {
+        let asked = Instant::now();
+        let latest = Arc::clone(lock(&self.listings).entry(symbol.clone()).or_default());
+        let mut latest = latest.lock().await;
+        if let Some(listing) = latest.as_ref().filter(|listing| listing.begun >= asked) {
+            return Ok(Arc::clone(listing));
+        }
+        let begun = Instant::now();
+        let symbol = ("symbol", symbol.to_string());
+        let open = self.call(Method::GET, OPEN_ORDERS, vec![symbol.clone()], (Class::Resolve, 6));
+        let mut rows: Vec<OrderRow> = open.await?;
+        let page = vec![symbol, ("limit", PAGE.to_string())];
+        rows.extend(self.call::<Vec<OrderRow>>(Method::GET, ALL_ORDERS, page, (Class::Resolve, 20)).await?);
+        let listing = Arc::new(Listing { begun, rows });
+        *latest = Some(Arc::clone(&listing));
+        Ok(listing)
     }
 
     pub(super) async fn open_orders(&self) -> Result<Vec<OrderReport>, GatewayError> {

@@ -37,6 +37,16 @@ impl Dump {
         Ok(Self { conn, runtime })
     }
 
+    /// What this connection's transaction sees, its own writes included.
+    pub(in crate::store) fn of(conn: PgConnection, runtime: Handle) -> Self {
+        Self { conn, runtime }
+    }
+
+    /// The connection, in its transaction still.
+    pub(in crate::store) fn into_conn(self) -> PgConnection {
+        self.conn
+    }
+
     fn each(&mut self, sql: String, each: &mut dyn FnMut(&PgRow) -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.runtime.block_on(async {
             let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut self.conn);

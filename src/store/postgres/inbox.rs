@@ -32,7 +32,7 @@ pub(super) async fn store(
         "INSERT INTO hg_trading_inbox (account, source, dedup_key, wish, received_at)
          SELECT $1, $2, $3, $4, $5
          WHERE NOT EXISTS (SELECT 1 FROM hg_trading_signal WHERE source = $2 AND dedup_key = $3)
-           AND (SELECT count(*) FROM (SELECT 1 FROM hg_trading_inbox WHERE account = $1 LIMIT $6) AS few) < $6
+           AND (SELECT count(*) FROM (SELECT 1 FROM hg_trading_inbox WHERE account = $1 LIMIT $6) AS its) < $6
          ON CONFLICT (source, dedup_key) DO NOTHING",
     )
     .bind(account.0)

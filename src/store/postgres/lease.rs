@@ -11,6 +11,7 @@ use trading::time::Timestamp;
 
 use super::text::{escape, unescape};
 use crate::store::batch::{lease_name, name_of};
+use crate::store::writer::{Change, Leased};
 use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -37,13 +38,26 @@ pub(super) async fn ensure_account(conn: &mut PgConnection, venue: String, label
     Ok(Account { id: AccountId(row.try_get(0)?), venue: unescape(row.try_get(1)?).into_owned(), label })
 }
 
-pub(super) async fn acquire(
+/// Makes the change. Each is one statement, but for what tells who else holds it.
+pub(super) async fn change(conn: &mut PgConnection, change: &Change) -> Sql<Leased> {
+    let (lease, held) = match change {
+        Change::Acquire { account, owner, ttl, predecessor_is_dead } => {
+            return acquire(conn, *account, Arc::clone(owner), *ttl, *predecessor_is_dead).await;
+        }
+        Change::Renew { lease, ttl } => (lease, renew(conn, lease, *ttl).await?),
+        Change::Release { lease } => (lease, release(conn, lease).await?),
+        Change::Transfer { lease, to, ttl } => (lease, transfer(conn, lease, to, *ttl).await?),
+    };
+    Ok(if held { Ok(lease.clone()) } else { Err(LeaseError::Lost(lease.account)) })
+}
+
+async fn acquire(
     conn: &mut PgConnection,
     account: AccountId,
     owner: Arc<str>,
     ttl: Duration,
     predecessor_is_dead: bool,
-) -> Sql<Result<Lease, LeaseError>> {
+) -> Sql<Leased> {
     // Waits for commits of the holder: they lock the row until they have ended.
     let epoch: Option<i64> = sqlx::query_scalar(
         "INSERT INTO hg_trading_lease AS held (name, owner, epoch, expires_at)
@@ -77,7 +91,7 @@ pub(super) async fn acquire(
 }
 
 /// Whether the lease was still held, and so was prolonged.
-pub(super) async fn renew(conn: &mut PgConnection, lease: Lease, ttl: Duration) -> Sql<bool> {
+async fn renew(conn: &mut PgConnection, lease: &Lease, ttl: Duration) -> Sql<bool> {
     let done = sqlx::query(
         "UPDATE hg_trading_lease SET expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $4
          WHERE name = $1 AND owner = $2 AND epoch = $3
@@ -93,7 +107,7 @@ pub(super) async fn renew(conn: &mut PgConnection, lease: Lease, ttl: Duration) 
 }
 
 /// Whether the lease was this owner's to give up. The row stays, for its epoch.
-pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> {
+async fn release(conn: &mut PgConnection, lease: &Lease) -> Sql<bool> {
     let done = sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = $1 AND owner = $2 AND epoch = $3")
         .bind(lease_name(lease.account))
         .bind(lease.owner.as_ref())
@@ -104,7 +118,7 @@ pub(super) async fn release(conn: &mut PgConnection, lease: Lease) -> Sql<bool> 
 }
 
 /// Whether the lease was still held, and so went over to its next owner. Waits for commits of the holder.
-pub(super) async fn transfer(conn: &mut PgConnection, lease: Lease, to: String, ttl: Duration) -> Sql<bool> {
+async fn transfer(conn: &mut PgConnection, lease: &Lease, to: &str, ttl: Duration) -> Sql<bool> {
     let done = sqlx::query(
         "UPDATE hg_trading_lease
          SET owner = $4, epoch = epoch + 1, expires_at = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint + $5

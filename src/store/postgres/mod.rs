@@ -43,11 +43,12 @@ pub use witness::PostgresWitness;
 pub use writer::Writer;
 
 pub(super) use open::{Use, check_server, reach};
+pub(super) use text::escape;
 pub(super) use writer::store_error;
 
 use super::read::bounded;
 use super::sqlite::OpenError;
-use super::writer::{COMMIT_TIMEOUT, Jobs};
+use super::writer::{COMMIT_TIMEOUT, Change, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
     LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting, read as common,
@@ -98,25 +99,19 @@ impl Store for PostgresStore {
         predecessor_is_dead: bool,
     ) -> Result<Lease, LeaseError> {
         let owner = Arc::clone(owner);
-        self.jobs.write(move |conn| Box::pin(lease::acquire(conn, account, owner, ttl, predecessor_is_dead))).await?
+        self.jobs.lease(Change::Acquire { account, owner, ttl, predecessor_is_dead }).await
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<(), LeaseError> {
-        let (lease, account) = (lease.clone(), lease.account);
-        let held = self.jobs.write(move |conn| Box::pin(lease::renew(conn, lease, ttl))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Renew { lease: lease.clone(), ttl }).await.map(drop)
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        let (lease, account) = (lease.clone(), lease.account);
-        let held = self.jobs.write(move |conn| Box::pin(lease::release(conn, lease))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Release { lease: lease.clone() }).await.map(drop)
     }
 
     async fn transfer_lease(&self, lease: &Lease, to: &str, ttl: Duration) -> Result<(), LeaseError> {
-        let (lease, account, to) = (lease.clone(), lease.account, to.to_owned());
-        let held = self.jobs.write(move |conn| Box::pin(lease::transfer(conn, lease, to, ttl))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Transfer { lease: lease.clone(), to: to.into(), ttl }).await.map(drop)
     }
 
     async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError> {

@@ -27,6 +27,8 @@ pub(in crate::store) enum Use {
     Migrate,
     /// A reader that may take its time.
     Audit,
+    /// One long transaction that fills an empty database.
+    Copy,
 }
 
 impl Use {
@@ -36,13 +38,22 @@ impl Use {
             Use::Write => ("5s", "2s"),
             Use::Read => ("10s", "2s"),
             Use::Migrate => ("5s", "1s"),
-            Use::Audit => ("0", "2s"),
+            Use::Audit | Use::Copy => ("0", "2s"),
+        };
+        let idle = match self {
+            Use::Audit => "0",
+            // What it reads from may be slow.
+            Use::Copy => "60s",
+            _ => "10s",
         };
         let mut settings = vec![
             ("statement_timeout", statement),
             ("lock_timeout", lock),
-            ("idle_in_transaction_session_timeout", if self == Use::Audit { "0" } else { "10s" }),
+            ("idle_in_transaction_session_timeout", idle),
             ("synchronous_commit", "on"),
+            // Compiling a plan takes a hundred times as long as any statement of ours. A scan that is off has a cost that would
+            // always ask for it.
+            ("jit", "off"),
             // A connection whose other end is gone is ended: within seconds, and not after hours.
             ("tcp_keepalives_idle", "5"),
             ("tcp_keepalives_interval", "2"),
@@ -57,7 +68,7 @@ impl Use {
             for scan in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"] {
                 settings.push((scan, "off"));
             }
-        } else if self != Use::Migrate {
+        } else if matches!(self, Use::Read | Use::Audit) {
             settings.push(("default_transaction_read_only", "on"));
         }
         settings
@@ -69,6 +80,7 @@ impl Use {
             Use::Read => "hotgo reader",
             Use::Migrate => "hotgo migrate",
             Use::Audit => "hotgo audit",
+            Use::Copy => "hotgo copy",
         }
     }
 }

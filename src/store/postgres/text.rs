@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 const MARK: char = '\u{E000}';
 
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
+pub(in crate::store) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(['\0', MARK]) {
         return Cow::Borrowed(text);
     }

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use trading::ids::AccountId;
 
 use super::open::{Backing, Server, Session};
-use super::{rows, sql};
+use super::{lease, rows, sql};
 use crate::store::batch::Batch;
-use crate::store::writer::{self, Backend, COMMIT_TIMEOUT, Job, Task};
+use crate::store::writer::{self, Backend, COMMIT_TIMEOUT, Change, Job, Leased, Task};
 use crate::store::{Commit, CommitError, StoreError};
 
 /// Before the callers give up, so that they are told.
@@ -112,6 +112,28 @@ impl Backend for Link {
         }
     }
 
+    async fn leases(&mut self, changes: &[Change]) -> Result<Vec<Leased>, StoreError> {
+        let conn = self.conn().await.map_err(StoreError::Unavailable)?;
+        match timeout(WRITE_TIMEOUT, change_leases(conn, changes)).await {
+            Ok(Ok(answers)) => Ok(answers),
+            Ok(Err(error)) => {
+                if is_lost(&error) {
+                    self.lose(&error.to_string());
+                }
+                Err(error.into())
+            }
+            Err(_) => {
+                let why = format!("no answer within {WRITE_TIMEOUT:?}");
+                self.lose(&why);
+                Err(StoreError::Unavailable(why))
+            }
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        self.conn.is_some()
+    }
+
     async fn perform(&mut self, task: Task<PgConnection>) {
         let Ok(conn) = self.conn().await else { return };
         match timeout(WRITE_TIMEOUT, task(conn)).await {
@@ -129,6 +151,20 @@ impl Backend for Link {
             Err(_) => tracing::warn!("the database did not close within {CLOSE_TIMEOUT:?}"),
         }
     }
+}
+
+/// In one transaction: one sync of the log for all of them.
+async fn change_leases(conn: &mut PgConnection, changes: &[Change]) -> Result<Vec<Leased>, sqlx::Error> {
+    if let [only] = changes {
+        return Ok(vec![lease::change(conn, only).await?]);
+    }
+    let mut transaction = conn.begin().await?;
+    let mut answers = Vec::with_capacity(changes.len());
+    for change in changes {
+        answers.push(lease::change(&mut transaction, change).await?);
+    }
+    transaction.commit().await?;
+    Ok(answers)
 }
 
 fn refusal(error: &sqlx::Error) -> Option<&PgDatabaseError> {

@@ -12,6 +12,7 @@ use trading::time::Timestamp;
 
 use super::once::in_transaction;
 use crate::store::batch::{lease_name, name_of};
+use crate::store::writer::{Change, Leased};
 use crate::store::{Account, ApiKey, AuditEntry, Lease, LeaseError, Revocation};
 
 type Sql<T> = Result<T, sqlx::Error>;
@@ -38,13 +39,26 @@ pub(super) async fn ensure_account(conn: &mut SqliteConnection, venue: String, l
     Ok(Account { id: AccountId(row.try_get(0)?), venue: row.try_get(1)?, label: row.try_get(2)? })
 }
 
-pub(super) async fn acquire(
+/// Makes the change. Each is one statement, but for what tells who else holds it.
+pub(super) async fn change(conn: &mut SqliteConnection, change: &Change) -> Sql<Leased> {
+    let (lease, held) = match change {
+        Change::Acquire { account, owner, ttl, predecessor_is_dead } => {
+            return acquire(conn, *account, Arc::clone(owner), *ttl, *predecessor_is_dead).await;
+        }
+        Change::Renew { lease, ttl } => (lease, renew(conn, lease, *ttl).await?),
+        Change::Release { lease } => (lease, release(conn, lease).await?),
+        Change::Transfer { lease, to, ttl } => (lease, transfer(conn, lease, to, *ttl).await?),
+    };
+    Ok(if held { Ok(lease.clone()) } else { Err(LeaseError::Lost(lease.account)) })
+}
+
+async fn acquire(
     conn: &mut SqliteConnection,
     account: AccountId,
     owner: Arc<str>,
     ttl: Duration,
     predecessor_is_dead: bool,
-) -> Sql<Result<Lease, LeaseError>> {
+) -> Sql<Leased> {
     let epoch: Option<i64> = sqlx::query_scalar(
         "INSERT INTO hg_trading_lease AS held (name, owner, epoch, expires_at)
          VALUES (?1, ?2, 1, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?3)
@@ -75,7 +89,7 @@ pub(super) async fn acquire(
 }
 
 /// Whether the lease was still held, and so was prolonged.
-pub(super) async fn renew(conn: &mut SqliteConnection, lease: Lease, ttl: Duration) -> Sql<bool> {
+async fn renew(conn: &mut SqliteConnection, lease: &Lease, ttl: Duration) -> Sql<bool> {
     let done = sqlx::query(
         "UPDATE hg_trading_lease SET expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?4
          WHERE name = ?1 AND owner = ?2 AND epoch = ?3
@@ -91,7 +105,7 @@ pub(super) async fn renew(conn: &mut SqliteConnection, lease: Lease, ttl: Durati
 }
 
 /// Whether the lease was this owner's to give up. The row stays, for its epoch.
-pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bool> {
+async fn release(conn: &mut SqliteConnection, lease: &Lease) -> Sql<bool> {
     let done = sqlx::query("UPDATE hg_trading_lease SET expires_at = 0 WHERE name = ?1 AND owner = ?2 AND epoch = ?3")
         .bind(lease_name(lease.account))
         .bind(lease.owner.as_ref())
@@ -102,7 +116,7 @@ pub(super) async fn release(conn: &mut SqliteConnection, lease: Lease) -> Sql<bo
 }
 
 /// Whether the lease was still held, and so went over to its next owner.
-pub(super) async fn transfer(conn: &mut SqliteConnection, lease: Lease, to: String, ttl: Duration) -> Sql<bool> {
+async fn transfer(conn: &mut SqliteConnection, lease: &Lease, to: &str, ttl: Duration) -> Sql<bool> {
     let done = sqlx::query(
         "UPDATE hg_trading_lease
          SET owner = ?4, epoch = epoch + 1, expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + ?5

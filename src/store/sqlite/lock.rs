@@ -11,7 +11,7 @@ use crate::lock::{LockError, ProcessLock};
 
 /// Held as long as this lives.
 #[derive(Debug)]
-pub(super) struct WriteLock {
+pub(in crate::store) struct WriteLock {
     lock: ProcessLock,
     database: PathBuf,
     shares: bool,
@@ -20,7 +20,7 @@ pub(super) struct WriteLock {
 impl WriteLock {
     /// Takes the lock of the database at `path`, which must exist. Two names of one file have one lock, if the names are
     /// symbolic links.
-    pub(super) async fn take(path: &Path, shares: bool) -> Result<Self, OpenError> {
+    pub(in crate::store) async fn take(path: &Path, shares: bool) -> Result<Self, OpenError> {
         let database = path
             .canonicalize()
             .map_err(|error| OpenError::NotWritable { path: path.to_owned(), detail: error.to_string() })?;

@@ -47,12 +47,13 @@ pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
 
+pub(super) use lock::WriteLock;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;
 
 use super::read as common;
 use super::read::bounded;
-use super::writer::{COMMIT_TIMEOUT, Jobs};
+use super::writer::{COMMIT_TIMEOUT, Change, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
     LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting,
@@ -124,25 +125,19 @@ impl Store for SqliteStore {
         predecessor_is_dead: bool,
     ) -> Result<Lease, LeaseError> {
         let owner = Arc::clone(owner);
-        self.write(move |conn| Box::pin(lease::acquire(conn, account, owner, ttl, predecessor_is_dead))).await?
+        self.jobs.lease(Change::Acquire { account, owner, ttl, predecessor_is_dead }).await
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<(), LeaseError> {
-        let (lease, account) = (lease.clone(), lease.account);
-        let held = self.write(move |conn| Box::pin(lease::renew(conn, lease, ttl))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Renew { lease: lease.clone(), ttl }).await.map(drop)
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        let (lease, account) = (lease.clone(), lease.account);
-        let held = self.write(move |conn| Box::pin(lease::release(conn, lease))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Release { lease: lease.clone() }).await.map(drop)
     }
 
     async fn transfer_lease(&self, lease: &Lease, to: &str, ttl: Duration) -> Result<(), LeaseError> {
-        let (lease, account, to) = (lease.clone(), lease.account, to.to_owned());
-        let held = self.write(move |conn| Box::pin(lease::transfer(conn, lease, to, ttl))).await?;
-        if held { Ok(()) } else { Err(LeaseError::Lost(account)) }
+        self.jobs.lease(Change::Transfer { lease: lease.clone(), to: to.into(), ttl }).await.map(drop)
     }
 
     async fn leases(&self) -> Result<Vec<LeaseRow>, StoreError> {

@@ -21,7 +21,7 @@ type Sql<T> = Result<T, sqlx::Error>;
 #[derive(Debug)]
 struct Nonce {
     key_id: String,
-    nonce: String,
+    text: String,
     expires_at: Timestamp,
     answer: Answer,
 }
@@ -39,7 +39,7 @@ impl Nonces {
         expires_at: Timestamp,
     ) -> oneshot::Receiver<Result<bool, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Nonce { key_id: key_id.to_owned(), nonce: nonce.to_owned(), expires_at, answer };
+        let waiting = Nonce { key_id: key_id.to_owned(), text: nonce.to_owned(), expires_at, answer };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(waiting);
         answered
     }
@@ -56,9 +56,9 @@ impl Nonces {
             Err(error) => (HashSet::new(), Some(error)),
         };
         let failed = failure.as_ref().map(|error| StoreError::Unavailable(error.to_string()));
-        for Nonce { key_id, nonce, answer, .. } in waiting {
+        for Nonce { key_id, text, answer, .. } in waiting {
             // Of equals in one transaction the first gets it.
-            let first = taken.remove(&(key_id, nonce));
+            let first = taken.remove(&(key_id, text));
             let _gone = answer.send(failed.clone().map_or(Ok(first), Err));
         }
         failure.map_or(Ok(()), Err)
@@ -67,7 +67,7 @@ impl Nonces {
 
 /// Those that were new.
 async fn use_nonces(conn: &mut SqliteConnection, waiting: &[Nonce]) -> Sql<HashSet<(String, String)>> {
-    let given: Vec<_> = waiting.iter().map(|it| (&it.key_id, &it.nonce, it.expires_at.micros())).collect();
+    let given: Vec<_> = waiting.iter().map(|it| (&it.key_id, &it.text, it.expires_at.micros())).collect();
     let rows = sqlx::query(
         "INSERT INTO hg_sys_nonce (key_id, nonce, expires_at)
          SELECT value ->> 0, value ->> 1, value ->> 2 FROM jsonb_each(?)

@@ -7,11 +7,12 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::mpsc;
 use trading::ids::AccountId;
 
+use super::lease;
 use super::lock::WriteLock;
 use super::rows::Statement;
 use super::sql;
 use crate::store::batch::Batch;
-use crate::store::writer::{self, Backend, Job, Task};
+use crate::store::writer::{self, Backend, Change, Job, Leased, Task};
 use crate::store::{Commit, CommitError, StoreError};
 
 pub(super) const BROKEN: &str = "an earlier write failed in the disk; the store must be opened again";
@@ -62,12 +63,24 @@ impl Backend for File {
         let batch = Batch::of(commits.iter()).map_err(|misfit| conflict(misfit.0.into()))?;
         let statement = Statement::of(&batch).map_err(|error| conflict(error.to_string()))?;
         let Err(error) = statement.into_query().execute(&mut self.conn).await else { return Ok(()) };
-        // Many errors have undone the transaction already; then this fails and says nothing.
-        let undone = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
-        if is_io_error(&error) || undone.is_err_and(|error| is_io_error(&error)) {
-            self.set_broken(&error.to_string());
-        }
+        self.undo(&error).await;
         Err(classify(&error, account))
+    }
+
+    async fn leases(&mut self, changes: &[Change]) -> Result<Vec<Leased>, StoreError> {
+        if self.is_broken() {
+            return Err(StoreError::Unavailable(BROKEN.into()));
+        }
+        let error = match change_leases(&mut self.conn, changes).await {
+            Ok(answers) => return Ok(answers),
+            Err(error) => error,
+        };
+        self.undo(&error).await;
+        Err(error.into())
+    }
+
+    fn is_up(&self) -> bool {
+        !self.is_broken()
     }
 
     async fn perform(&mut self, task: Task<SqliteConnection>) {
@@ -91,9 +104,29 @@ impl Backend for File {
     }
 }
 
+/// In one transaction: one sync of the file for all of them.
+async fn change_leases(conn: &mut SqliteConnection, changes: &[Change]) -> Result<Vec<Leased>, sqlx::Error> {
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await?;
+    let mut answers = Vec::with_capacity(changes.len());
+    for change in changes {
+        answers.push(lease::change(conn, change).await?);
+    }
+    sqlx::query("COMMIT").execute(conn).await?;
+    Ok(answers)
+}
+
 impl File {
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    /// Ends the transaction that failed so.
+    async fn undo(&mut self, error: &sqlx::Error) {
+        // Many errors have undone the transaction already; then this fails and says nothing.
+        let undone = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
+        if is_io_error(error) || undone.is_err_and(|error| is_io_error(&error)) {
+            self.set_broken(&error.to_string());
+        }
     }
 
     fn set_broken(&self, detail: &str) {

@@ -273,7 +273,8 @@ impl Engine {
     pub(super) fn on_recalled(&mut self, client_id: &ClientOrderId, order: Option<Order>, now: Timestamp) {
         let fills = self.parked.remove(client_id).unwrap_or_default();
         match order {
-            None => self.quarantine_account(client_id, now),
+            // Its fills cannot be booked, now or later: nothing here knows what it was for.
+            None => return self.quarantine_account(client_id, now),
             Some(_) if self.order(client_id).is_some() => {}
             Some(order) => self.keep(order),
         }

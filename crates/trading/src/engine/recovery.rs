@@ -262,7 +262,11 @@ impl Engine {
     }
 
     /// The venue has an order of ours that our ledger does not know: the ledger went back in time.
+    /// Said once: whatever else it does not know has the same cause.
     pub(super) fn quarantine_account(&mut self, client_id: &ClientOrderId, now: Timestamp) {
+        if self.recovery.quarantine.is_some() {
+            return;
+        }
         let reason = format!(
             "the venue has order {client_id}, which this ledger does not know: the ledger is older than the account. \
              Restore the newest ledger; nothing is traded until then"
@@ -321,7 +325,9 @@ impl Engine {
             && recovery.orders.is_empty()
             && recovery.recalls.iter().all(|id| self.order(id).is_some())
             && recovery.symbols.is_empty()
-            && recovery.open_orders;
+            && recovery.open_orders
+            // Whose fill that is, is still being read: it may be an order that this ledger does not know.
+            && self.parked.is_empty();
         if recovery.done || !heard {
             return;
         }

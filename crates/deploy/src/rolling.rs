@@ -1,0 +1,132 @@
+//! Several servers behind a load balancer, one after the other: out, upgrade, test, in. Stops at the first failure.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cli::Change;
+use crate::config::{ServerConfig, seconds};
+use crate::error::Error;
+use crate::process::{self, Finished};
+use crate::site::Site;
+
+/// A command of the load balancer, or a copy.
+const SHORT: Duration = Duration::from_mins(5);
+
+/// Upgrades the servers of `deploy.yaml`, or only these.
+///
+/// # Errors
+/// What the first server said that failed. Those after it are as they were.
+pub fn run(site: &Site, release: Option<&str>, only: &[String], dry_run: bool, change: &Change) -> Result<(), Error> {
+    let servers = &site.config.servers;
+    if let Some(unknown) = only.iter().find(|name| servers.iter().all(|server| server.name != **name)) {
+        return Err(Error::Usage(format!("there is no server {unknown} in deploy.yaml")));
+    }
+    let chosen: Vec<&ServerConfig> =
+        servers.iter().filter(|server| only.is_empty() || only.contains(&server.name)).collect();
+    if chosen.is_empty() {
+        return Err(Error::Config("deploy.yaml names no servers".to_owned()));
+    }
+    let mut done = Vec::new();
+    for server in &chosen {
+        if dry_run {
+            site.out.note(&format!("{}: {}; {} upgrade; {}", server.name, server.out, server.run, server.put_in));
+            continue;
+        }
+        let line = site.out.step("rolling", &server.name);
+        match one(site, server, release, change) {
+            Ok(state) => line.done(&format!("{}: {state}", server.name)),
+            Err(error) => {
+                line.failed(&format!("{}: {error}", server.name));
+                return Err(stopped(site, server, &error, &done, chosen.len()));
+            }
+        };
+        done.push(server.name.clone());
+    }
+    site.out.result(&format!("{} of {} servers", done.len(), chosen.len()), &json!({ "servers": done }));
+    Ok(())
+}
+
+fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Change) -> Result<String, Error> {
+    let mut arguments = vec!["upgrade".to_owned()];
+    match (release, &server.copy) {
+        (Some(artifact), Some(copy)) if Path::new(artifact).is_file() => {
+            let said = shell(site, copy, &[artifact.to_owned()], SHORT)?;
+            let there = said.stdout.trim().lines().last().unwrap_or(artifact).to_owned();
+            tool(site, server, &["release".to_owned(), there.clone()], SHORT)?;
+            arguments.push(there);
+        }
+        (Some(name), _) => arguments.push(name.to_owned()),
+        (None, _) => {}
+    }
+    if let Some(reason) = &change.outside_window {
+        // ssh has the words read by a shell again: one word, of harmless characters.
+        let word = reason.chars().map(|char| if char.is_alphanumeric() { char } else { '_' }).collect();
+        arguments.extend(["--outside-window".to_owned(), word]);
+    }
+    shell(site, &server.out, &[], SHORT)?;
+    tool(site, server, &arguments, longest(site))?;
+    let release = serves(site, server)?;
+    shell(site, &server.put_in, &[], SHORT)?;
+    Ok(release)
+}
+
+/// The release that a server says it serves.
+fn serves(site: &Site, server: &ServerConfig) -> Result<String, Error> {
+    let said = tool(site, server, &["status".to_owned(), "--json".to_owned()], SHORT)?;
+    let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    if status.get("serves").and_then(Value::as_bool) != Some(true) {
+        return Err(Error::Remote("it does not serve after the upgrade".to_owned()));
+    }
+    let slots = status.get("slots").and_then(Value::as_array).into_iter().flatten();
+    let mut serving = slots.filter(|slot| slot.get("serves").and_then(Value::as_bool) == Some(true));
+    let release = serving.next().and_then(|slot| slot.get("release")).and_then(Value::as_str);
+    Ok(release.unwrap_or("serves").to_owned())
+}
+
+/// The server that failed goes back in if it serves: an upgrade that failed was undone there.
+fn stopped(site: &Site, server: &ServerConfig, error: &Error, done: &[String], all: usize) -> Error {
+    site.interrupt.ignore();
+    let back = serves(site, server).and_then(|release| {
+        shell(site, &server.put_in, &[], SHORT)?;
+        Ok(release)
+    });
+    let state = match back {
+        Ok(release) => format!("{} serves {release} and is in again", server.name),
+        Err(why) => format!("{} is OUT of the load balancer: {why}", server.name),
+    };
+    Error::Unhealthy(format!("{}: {error}\nstopped after {} of {all} servers; {state}", server.name, done.len()))
+}
+
+/// Every limit of an upgrade and of the way back, together.
+fn longest(site: &Site) -> Duration {
+    let limits = &site.config.upgrade;
+    let once = [
+        limits.start_timeout_s,
+        limits.migrate_timeout_s,
+        limits.probation_s,
+        limits.traffic_probation_s,
+        limits.hand_over_timeout_s,
+        limits.drain_timeout_s,
+        limits.min_healthy_s,
+        limits.check_timeout_s,
+    ];
+    seconds(once.iter().sum::<u64>().saturating_mul(2))
+}
+
+/// This tool on that server.
+fn tool(site: &Site, server: &ServerConfig, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
+    shell(site, &format!("{} \"$@\"", server.run), arguments, timeout)
+}
+
+fn shell(site: &Site, script: &str, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).args(arguments);
+    let done = process::run(&mut command, None, timeout, &site.interrupt)?;
+    if done.status.success() {
+        return Ok(done);
+    }
+    Err(Error::Remote(format!("`{script} {}` ended with {}: {}", arguments.join(" "), done.status, done.last_words())))
+}
