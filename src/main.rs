@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.kind() == ErrorKind::DisplayVersion && std::env::args_os().any(|word| word == "--json") => {
-            return written(writeln!(std::io::stdout(), "{}", cli::version_json()));
+            return written(&writeln!(std::io::stdout(), "{}", cli::version_json()));
         }
         Err(error) => error.exit(),
     };
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn written(result: std::io::Result<()>) -> ExitCode {
+fn written(result: &std::io::Result<()>) -> ExitCode {
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -188,11 +188,13 @@ impl Host {
             build_id: "bench".into(),
             accounts: world.accounts.iter().map(|account| account.id).collect(),
             draining: false,
+            standby: false,
+            successor: None,
             started_at: world.clock.now(),
         };
         let told = Arc::clone(&bus);
         let tell = move || told.publish(Message::Instances);
-        let settings = Settings { row, ttl: TTL, alone: false };
+        let settings = Settings { row, ttl: TTL, shares: false, alone: false };
         let instances = Instances::new(settings, Arc::clone(&store), Arc::clone(&registry), tell);
         news.spawn(instances.clone().hear(bus.subscribe(), stop.clone()));
         Self { registry, instances, store, bus, stop, drivers, news, rest }

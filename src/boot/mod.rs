@@ -125,7 +125,7 @@ impl From<StoreFault> for BootError {
 const LEAK_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long systemd is kept waiting for accounts that do not come up: it would kill a server that serves everything else.
-const UP: Duration = Duration::from_secs(60);
+const UP: Duration = Duration::from_mins(1);
 const UP_POLL: Duration = Duration::from_millis(10);
 
 /// The last shutdown's report, in the data directory.

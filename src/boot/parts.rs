@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 
 use super::hooks::{self, Led, Outside};
-use super::limits;
 use super::reload::{LastReload, Reloader};
 use super::slot::{Accepting, Trial, listener, upgrade_control};
 use super::venues::{Venues, fault_control};

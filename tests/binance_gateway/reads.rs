@@ -88,7 +88,7 @@ async fn who_asks_at_the_same_time_shares_the_lists_and_who_asks_later_reads_the
     let server = Server::start(everywhere).await;
     let rig = Rig::to(&server).await;
     let order = order();
-    let ids: Vec<ClientOrderId> = (0..100).map(|n| ClientOrderId::from_venue(&format!("lost-{n}"))).collect();
+    let ids: Vec<ClientOrderId> = (0..100).map(|n| ClientOrderId::from_venue(format!("lost-{n}"))).collect();
     let asking = ids.iter().map(|id| rig.gateway.query(&order.symbol, id, true));
     for result in futures_util::future::join_all(asking).await {
         assert_eq!(result, QueryResult::NotFound { thorough: true });

@@ -68,7 +68,7 @@ impl Clients {
                 n += 1;
                 let started = Instant::now();
                 let key = format!("kept-{robot}-{n}");
-                let post = n % 2 == 0;
+                let post = n.is_multiple_of(2);
                 let done = within(PATIENCE, "an answer", async {
                     if kept.as_ref().is_none_or(|kept| kept.sender.is_closed()) {
                         kept = Some(Kept::open(address).await?);
@@ -171,7 +171,7 @@ impl Clients {
         self.stop.store(true, Ordering::Relaxed);
         let ended = async {
             while let Some(ended) = self.tasks.join_next().await {
-                ended.unwrap()
+                ended.unwrap();
             }
         };
         within(PATIENCE, "the clients end", ended).await;

@@ -171,9 +171,8 @@ impl Slot {
             status["engines"].as_array()?.iter().all(|engine| engine["ready"] == true).then_some(())
         };
         let what = format!("{} trades all accounts", self.id);
-        if tokio::time::timeout(PATIENCE, eventually(PATIENCE * 2, &what, owns)).await.is_err() {
-            panic!("not in time: {what}: {}\n{}", self.status().await["engines"], self.server.stderr());
-        }
+        let late = tokio::time::timeout(PATIENCE, eventually(PATIENCE * 2, &what, owns)).await.is_err();
+        assert!(!late, "not in time: {what}: {}\n{}", self.status().await["engines"], self.server.stderr());
     }
 
     /// SIGTERM after all was handed over, and a clean end.

@@ -12,8 +12,6 @@
     reason = "tests"
 )]
 
-#[path = "../support/postgres.rs"]
-mod postgres;
 #[path = "../support/mod.rs"]
 mod support;
 

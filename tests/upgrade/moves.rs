@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::clients::Clients;
 use crate::host::{Host, PATIENCE};
-use crate::postgres::Postgres;
+use crate::support::postgres::Postgres;
 use crate::support::{Client, Installation, eventually};
 
 /// What a `hotgo_account_unowned_seconds` series says.

@@ -40,8 +40,10 @@ pub(super) struct Account {
     /// The assets of what is traded.
     assets: Mutex<Vec<Asset>>,
     /// Each symbol's latest listing; whoever reads a newer one holds its lock.
-    listings: Mutex<BTreeMap<Symbol, Arc<tokio::sync::Mutex<Option<Arc<Listing>>>>>>,
+    listings: Mutex<BTreeMap<Symbol, Latest>>,
 }
+
+type Latest = Arc<tokio::sync::Mutex<Option<Arc<Listing>>>>;
 
 /// A symbol's open and latest orders.
 #[derive(Debug)]
