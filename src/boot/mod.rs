@@ -151,7 +151,10 @@ async fn serve(
     // Signals are caught from here on: one that arrives while the server starts is not lost.
     let (coordinator, handle, phases) = phases::build(&config.shutdown, true)?;
     let systemd = Systemd::from_env(&handle)?;
-    let data_dir = DataDir::open(&config.data_dir, config.instance.share).await?;
+    let Ok(data_dir) = handle.until_shutdown(DataDir::open(&config.data_dir, config.instance.share)).await else {
+        return Ok(systemd.watch(coordinator.run()).await);
+    };
+    let data_dir = data_dir?;
     let report_path = data_dir.path().join(LAST_SHUTDOWN);
     let start = async {
         let given = parts::Given { options: &options, data_dir: &data_dir, listeners };

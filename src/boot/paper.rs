@@ -1,10 +1,11 @@
 //! The paper venue lives in one process at a time: the one that trades its accounts.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use trading::ids::AccountId;
 use venue::host::Driver;
@@ -16,6 +17,8 @@ use crate::instance::{Instances, View};
 
 /// Between two tries while another process has the ledger.
 const POLL: Duration = Duration::from_millis(5);
+/// A hand-over takes less.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 /// How often to read what another process has written into it.
 const READ_AHEAD: Duration = Duration::from_millis(500);
 /// After a failure.
@@ -38,12 +41,22 @@ pub(super) async fn keep(
         let Some(opened) = opened else { return };
         let mut running = tokio::task::spawn_blocking(move || opened.run_blocking());
         let until = async {
-            if let Err(error) = venue.open_accounts().await {
-                tracing::warn!(%error, "an account was not opened at the paper venue");
-            }
+            let opening = async {
+                while let Err(error) = venue.open_accounts().await {
+                    tracing::warn!(%error, "an account was not opened at the paper venue");
+                    sleep(RETRY).await;
+                }
+                pending::<()>().await;
+            };
             let unwanted = wanted.wait_for(|wanted| !wanted);
-            if stop.run_until_cancelled(unwanted).await.is_none_or(|unwanted| unwanted.is_err()) {
-                stop.cancelled().await;
+            let unwanted = async {
+                if stop.run_until_cancelled(unwanted).await.is_none_or(|unwanted| unwanted.is_err()) {
+                    stop.cancelled().await;
+                }
+            };
+            tokio::select! {
+                () = opening => {}
+                () = unwanted => {}
             }
         };
         let ended = tokio::select! {
@@ -72,6 +85,7 @@ async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<
     while timeout(READ_AHEAD, wanted.wait_for(|wanted| *wanted)).await.is_err() {
         read_ahead(venue).await;
     }
+    let since = Instant::now();
     loop {
         wanted.wait_for(|wanted| *wanted).await.ok()?;
         failpoints::hit("u4").await;
@@ -84,7 +98,7 @@ async fn open(venue: &PaperVenue, wanted: &mut watch::Receiver<bool>) -> Option<
             }
             Ok(Err(LedgerError::Locked(_))) => {
                 read_ahead(venue).await;
-                sleep(POLL).await;
+                sleep(if since.elapsed() < IMPATIENCE { POLL } else { READ_AHEAD / 10 }).await;
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the paper venue's ledger cannot be opened");
@@ -108,10 +122,11 @@ async fn read_ahead(venue: &PaperVenue) {
     }
 }
 
-/// Wants the ledger while some of these accounts is traded here, or is to be; until `stop`.
+/// Wants the ledger while some of these accounts is traded here, or is to be; until `stop`. Leases last for `ttl`.
 pub(super) async fn want(
     instances: Instances,
     accounts: BTreeSet<AccountId>,
+    ttl: Duration,
     wanted: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
@@ -121,9 +136,17 @@ pub(super) async fn want(
         held || view.desired.get(account) == Some(me)
     };
     let mut views = instances.view();
-    while let Some(Ok(())) = stop.run_until_cancelled(views.changed()).await {
+    let mut seen = Instant::now();
+    loop {
+        match stop.run_until_cancelled(timeout(READ_AHEAD, views.changed())).await {
+            Some(Ok(Ok(()))) => seen = Instant::now(),
+            Some(Err(_)) => {}
+            Some(Ok(Err(_))) | None => return,
+        }
         let view = views.borrow_and_update();
-        let some = view.living.is_empty() || accounts.iter().any(|account| is_ours(&view, account));
+        // Whoever has not been able to look for so long has no lease any more.
+        let fresh = seen.elapsed() < ttl;
+        let some = view.living.is_empty() || (fresh && accounts.iter().any(|account| is_ours(&view, account)));
         wanted.send_if_modified(|wanted| std::mem::replace(wanted, some) != some);
     }
 }

@@ -74,16 +74,17 @@ pub(super) struct Trial {
 impl Trial {
     pub(super) async fn run(self) -> SelfTest {
         let Self { store, database, venues, paper, router } = self;
-        let paper_is_here = paper.is_some_and(|paper| paper.host().is_some());
+        let elsewhere = paper.filter(|paper| paper.host().is_none());
         let store = check("store".to_owned(), async move {
             store.ping().await.map(|()| "takes writes".to_owned()).map_err(|error| error.to_string())
         });
         let schema = check("schema".to_owned(), schema(database));
         let router = check("router".to_owned(), request(router));
         let venues = venues.into_iter().map(|(venue, account)| {
+            let elsewhere = elsewhere.clone();
             check(format!("venue:{}", account.label), async move {
-                if account.venue == PAPER && !paper_is_here {
-                    return Ok("lives in another process".to_owned());
+                if let Some(paper) = elsewhere.filter(|_| account.venue == PAPER) {
+                    return read_elsewhere(paper).await;
                 }
                 let symbols = venue.symbols().await.map_err(|error| error.to_string())?;
                 Ok(format!("answers, with {} symbols", symbols.len()))
@@ -108,6 +109,12 @@ async fn schema(database: Arc<Database>) -> Result<String, String> {
         Database::Postgres(server) => Schema::postgres().accepts_server(server).await,
     };
     steps.map(|()| "is one that this build works on".to_owned()).map_err(|error| error.to_string())
+}
+
+/// Whether the ledger that another process has could be taken over from it.
+async fn read_elsewhere(paper: PaperVenue) -> Result<String, String> {
+    let read = tokio::task::spawn_blocking(move || paper.read_ahead()).await.map_err(|error| error.to_string())?;
+    read.map(|()| "lives in another process; its ledger can be read".to_owned()).map_err(|error| error.to_string())
 }
 
 /// A request as a client would make it.

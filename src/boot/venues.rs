@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use trading::ids::AccountId;
+use venue::ledger::LedgerError;
 
 use super::parts::{Boot, broken, ms};
 use super::{BootError, paper};
@@ -85,7 +86,12 @@ impl Boot<'_> {
             let opening = venue.clone();
             let opening = tokio::task::spawn_blocking(move || opening.open_ledger()).await;
             let opened = opening.map_err(|error| broken("venue.paper.ledger", &error))?;
-            Some(opened.map_err(PaperError::from)?)
+            match opened {
+                Ok(driver) => Some(driver),
+                // Another one that started in this very moment was quicker. It comes here when it is wanted here.
+                Err(LedgerError::Locked(_)) if self.config.instance.share => None,
+                Err(error) => return Err(PaperError::from(error).into()),
+            }
         };
         let (wanted, told) = watch::channel(driver.is_some());
         let stop = self.handle.token(self.phases.close_stores);
@@ -106,7 +112,7 @@ impl Boot<'_> {
         let is_paper = |label: &str| wanted.iter().any(|(_, account)| account.label == label && account.venue == PAPER);
         let accounts = accounts.iter().filter(|(_, label)| is_paper(label)).map(|(account, _)| *account).collect();
         let stop = self.handle.token(self.phases.close_stores);
-        let wanting = paper::want(instances.clone(), accounts, sender, stop);
+        let wanting = paper::want(instances.clone(), accounts, ms(self.config.trading.lease_ttl_ms), sender, stop);
         self.run(self.phases.close_stores, "whose the paper venue is", wanting)?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use trading::exchange::StreamEvent;
 use trading::market::SymbolInfo;
 use trading::risk::Limits;
@@ -13,9 +13,10 @@ use super::registry::{Face, Leads, Stage, Submission};
 use super::session::Session;
 use super::{Duty, HANDING_OVER, STANDBY, SubmitError, TakeOver, UNOWNED};
 use crate::clock::Clock;
+use crate::failpoints;
 use crate::gateway::{Gateway, GatewayError};
 use crate::market::MarketHub;
-use crate::store::{Account, CommitError, LeaseError, Store, StoreError};
+use crate::store::{Account, CommitError, Lease, LeaseError, Store, StoreError};
 use crate::stream::Hub;
 
 /// What a driver needs of the world.
@@ -47,6 +48,8 @@ pub struct Ports {
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(2);
+/// Attempts to give a lease up. If all fail they are made anew later, or the lease expires.
+const GIVE_UP_ATTEMPTS: usize = 3;
 
 /// How a driver took its leave.
 #[derive(Debug, Default)]
@@ -79,6 +82,8 @@ pub(super) enum SessionError {
     Venue(#[from] GatewayError),
     #[error("the server stops before the engine was up")]
     Stopping,
+    #[error("the account is to be another's before the engine was up")]
+    Unwanted,
 }
 
 impl SessionError {
@@ -115,12 +120,15 @@ pub struct Driver {
     pub(super) prepared: Option<Prepared>,
     /// How the account came here is counted once, however often its engine starts anew.
     pub(super) counted: bool,
+    /// Whether the account's lease was given up since an engine was last started here.
+    pub(super) is_gone: bool,
 }
 
 impl Driver {
     pub(super) fn new(account: Account, ports: Ports, leads: Leads, face: Arc<Face>) -> Self {
         let Leads { submissions, stage, limits, duty, changed } = leads;
-        Self { account, ports, submissions, stage, limits, duty, changed, face, prepared: None, counted: false }
+        let (prepared, counted, is_gone) = (None, false, false);
+        Self { account, ports, submissions, stage, limits, duty, changed, face, prepared, counted, is_gone }
     }
 
     /// Which account it drives.
@@ -134,6 +142,7 @@ impl Driver {
         let mut failure = None;
         while let Some(take_over) = self.parked().await {
             self.face.drained.send_replace(false);
+            self.is_gone = false;
             let end = match Session::start(&mut self, take_over).await {
                 Ok(session) => {
                     wait = RETRY_FIRST;
@@ -151,9 +160,16 @@ impl Driver {
             self.face.update(|status| (status.ready, status.state) = (false, "recovering"));
             self.refuse_waiting(&SubmitError::Unconfirmed);
             if stopping {
-                // A start that was cut short has nothing to persist.
-                failure = (!matches!(error, SessionError::Stopping)).then(|| chain(&error));
+                // A start that was cut short has nothing to persist; but it may have the lease.
+                let cut_short = matches!(error, SessionError::Stopping | SessionError::Unwanted);
+                failure = (!cut_short).then(|| chain(&error));
+                if cut_short {
+                    self.let_go().await;
+                }
                 break;
+            }
+            if matches!(error, SessionError::Unwanted) {
+                continue;
             }
             self.note(&error);
             let mut stage = self.stage.clone();
@@ -191,6 +207,8 @@ impl Driver {
     /// Waits until the account is to be traded here. `None` once the server stops.
     async fn parked(&mut self) -> Option<TakeOver> {
         let mut tried = false;
+        // What it was told while it gave the account up counts as told anew: the account may have come back since.
+        let mut anew = !self.is_gone || self.duty.has_changed().unwrap_or(true);
         loop {
             if *self.stage.borrow_and_update() >= Stage::Stop {
                 return None;
@@ -203,17 +221,28 @@ impl Driver {
                     expected = heir.as_ref() == Some(&self.ports.owner);
                     self.stand_by(owner, heir);
                 }
-                // It was handed over a moment ago.
-                Some(Duty::HandOver { to }) => self.stand_by(Some(to), None),
+                // It was handed over a moment ago; or the lease came here, and no engine ever ran under it.
+                Some(Duty::HandOver { to }) => {
+                    if anew {
+                        self.let_go().await;
+                    }
+                    self.stand_by(Some(to), None);
+                }
                 None => {}
             }
+            let again = !self.is_gone && matches!(&*self.duty.borrow(), Some(Duty::HandOver { .. }));
             if !expected {
                 (self.prepared, tried) = (None, false);
             }
             self.face.drained.send_replace(true);
+            anew = false;
             tokio::select! {
-                told = self.duty.changed() => told.ok()?,
+                told = self.duty.changed() => {
+                    told.ok()?;
+                    anew = true;
+                }
                 _ = self.stage.changed() => {}
+                () = sleep(RETRY_MOST), if again => anew = true,
                 Some(submission) = self.submissions.recv() => {
                     let owner = self.face.status().owner;
                     // A caller that has gone away needs no answer.
@@ -224,6 +253,54 @@ impl Driver {
                     self.prepared = made.ok();
                     tried = true;
                 }
+            }
+        }
+    }
+
+    /// Gives up a lease under which no engine runs here.
+    async fn let_go(&mut self) {
+        self.is_gone = false;
+        let Ports { store, owner, lease_ttl, .. } = &self.ports;
+        match store.acquire_lease(self.account.id, owner, *lease_ttl, false).await {
+            Ok(lease) => self.give_up(&lease).await,
+            // It is another's.
+            Err(LeaseError::Held { .. }) => self.is_gone = true,
+            Err(error) => tracing::warn!(error = %chain(&error), "the lease was not given up; it expires"),
+        }
+        self.changed.notify_one();
+    }
+
+    /// Hands the lease over to whoever should have it, or gives it up. The last event under it is committed, and nothing of the
+    /// account is on the wire.
+    pub(super) async fn give_up(&mut self, lease: &Lease) {
+        for attempt in 1..=GIVE_UP_ATTEMPTS {
+            let to = match &*self.duty.borrow() {
+                Some(Duty::HandOver { to }) => Some(Arc::clone(to)),
+                _ => None,
+            };
+            failpoints::hit("u1").await;
+            let Ports { store, lease_ttl, .. } = &self.ports;
+            let result = match &to {
+                Some(to) => store.transfer_lease(lease, to, *lease_ttl).await,
+                None => store.release_lease(lease).await,
+            };
+            match result {
+                Ok(()) => {
+                    self.is_gone = true;
+                    let to = to.as_deref().unwrap_or("nobody");
+                    tracing::info!(account = %self.account.label, epoch = %lease.epoch, to, "account given up");
+                    failpoints::hit("u2").await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "the lease was not given up; it expires");
+                    if !matches!(error, LeaseError::Store(_)) || *self.stage.borrow() >= Stage::Stop {
+                        return;
+                    }
+                }
+            }
+            if attempt < GIVE_UP_ATTEMPTS {
+                sleep(RETRY_FIRST * 2).await;
             }
         }
     }

@@ -32,10 +32,6 @@ const PAGE: u32 = 1_000;
 /// Longer than the store's own bounds: only a broken adapter meets it.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 const STATUS_EVERY: Duration = Duration::from_millis(50);
-/// Between two attempts at the store.
-const RETRY: Duration = Duration::from_millis(100);
-/// Attempts to give the lease up. If all fail it expires.
-const GIVE_UP_ATTEMPTS: usize = 3;
 const RECALL_RETRY: Duration = Duration::from_secs(2);
 
 /// What a job that an effect started came to.
@@ -89,9 +85,11 @@ impl<'a> Session<'a> {
             let snapshot = ports.store.load(account).await?;
             Ok::<_, SessionError>((asked, lease, prepared, up, snapshot))
         };
+        let mut duty = driver.duty.clone();
         let (asked, lease, Prepared { symbols, stream }, up, snapshot) = tokio::select! {
             ready = preparations => ready?,
             _ = stage.wait_for(|stage| *stage >= Stage::Stop) => return Err(SessionError::Stopping),
+            _ = duty.wait_for(|duty| !matches!(duty, Some(Duty::Run(_)))) => return Err(SessionError::Unwanted),
         };
         let window = ports.gateway.window();
         let settings = Settings {
@@ -149,6 +147,8 @@ impl<'a> Session<'a> {
                     for (_, reply) in self.waiting.drain() {
                         let _gone = reply.send(Err(SubmitError::Unconfirmed));
                     }
+                    // A send that has not begun must not begin once somebody else may have the lease.
+                    self.jobs.shutdown().await;
                     return End::Again(error);
                 }
             }
@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
             self.report(true);
             // A send that has not begun must not begin once somebody else may have the lease.
             self.jobs.shutdown().await;
-            self.give_up().await;
+            self.driver.give_up(&self.lease).await;
             return Ok(Some(if stage >= Stage::Stop { End::Stopped } else { End::HandedOver }));
         }
         let drained = stage >= Stage::Drain && self.engine.is_drained();
@@ -219,40 +219,6 @@ impl<'a> Session<'a> {
             cancels || self.engine.unresolved().next().is_some()
         };
         self.leave_by.is_some_and(|leave_by| Instant::now() >= leave_by || !on_the_wire())
-    }
-
-    /// Hands the lease over to whoever should have it, or gives it up. Its last event is committed, and nothing of it is on
-    /// the wire.
-    async fn give_up(&self) {
-        let ports = &self.driver.ports;
-        for attempt in 1..=GIVE_UP_ATTEMPTS {
-            let to = match &*self.driver.duty.borrow() {
-                Some(Duty::HandOver { to }) => Some(Arc::clone(to)),
-                _ => None,
-            };
-            failpoints::hit("u1").await;
-            let result = match &to {
-                Some(to) => ports.store.transfer_lease(&self.lease, to, ports.lease_ttl).await,
-                None => ports.store.release_lease(&self.lease).await,
-            };
-            match result {
-                Ok(()) => {
-                    let to = to.as_deref().unwrap_or("nobody");
-                    tracing::info!(account = %self.driver.account.label, epoch = %self.lease.epoch, to, "account given up");
-                    failpoints::hit("u2").await;
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), "the lease was not given up; it expires");
-                    if !matches!(error, LeaseError::Store(_)) || self.seen >= Stage::Stop {
-                        return;
-                    }
-                }
-            }
-            if attempt < GIVE_UP_ATTEMPTS {
-                sleep(RETRY).await;
-            }
-        }
     }
 
     /// The inputs that lead the engine from the stage it has seen to this one.
@@ -485,7 +451,7 @@ impl<'a> Session<'a> {
                 robots_running: engine.running_robots(),
                 live_orders: engine.live_orders().count(),
                 unresolved,
-                awaited: status.awaited && !ready,
+                awaited: status.awaited && !ready && engine.quarantine().is_none(),
                 ..status.clone()
             };
         });

@@ -187,7 +187,7 @@ impl PaperVenue {
     async fn open_account(&self, label: &str) -> Result<(), GatewayError> {
         let (account, opening) = (label.to_owned(), self.shared.opening.clone());
         let work = move |core: &mut Core, now| core.exchange.open_account(&account, &opening, now);
-        let opened = self.shared.ask(Plan::default(), work).await?;
+        let opened = self.shared.ask(None, Plan::default(), work).await?;
         opened.map(drop).map_err(|refusal| GatewayError::Unavailable(refusal.to_string()))
     }
 
@@ -299,14 +299,19 @@ impl Shared {
         host.ok_or(Lost::NotSent("the venue's ledger is in another process"))
     }
 
-    /// Has the venue's thread do `work`, and waits for its result until the request's time is up.
+    /// Has the venue's thread do `work`, and waits for its result until the request's time is up. Without a `host` the venue is
+    /// waited for.
     async fn ask<T: Send + 'static>(
         &self,
+        host: Option<Host>,
         plan: Plan,
         work: impl FnOnce(&mut Core, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let deadline = Instant::now() + self.window.request_timeout;
-        let host = self.host(deadline).await?;
+        let host = match host {
+            Some(host) => host,
+            None => self.host(deadline).await?,
+        };
         let answer = if plan.drop_request {
             None
         } else {
@@ -341,9 +346,19 @@ impl PaperGateway {
         work: impl FnOnce(&mut Core, &str, Timestamp) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let host = self.shared.host.borrow().clone();
-        let plan = host.map_or_else(Plan::default, |host| Plan::of(&mut host.injector(), request));
+        self.ask_at(host, request, work).await
+    }
+
+    /// Asks this venue, and no other that is opened later; without one, the next that is.
+    async fn ask_at<T: Send + 'static>(
+        &self,
+        host: Option<Host>,
+        request: Request,
+        work: impl FnOnce(&mut Core, &str, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let plan = host.as_ref().map_or_else(Plan::default, |host| Plan::of(&mut host.injector(), request));
         let account = Arc::clone(&self.account);
-        self.shared.ask(plan, move |core, now| work(core, &account, now)).await
+        self.shared.ask(host, plan, move |core, now| work(core, &account, now)).await
     }
 
     async fn read<T: Send + 'static>(
@@ -372,11 +387,13 @@ impl Gateway for PaperGateway {
 
     async fn send(&self, order: &NewOrder) -> SendResult {
         let order = order.clone();
-        if self.shared.host.borrow().is_none() {
-            // Whoever has the ledger by now has the account too: an order must not wait for it to come back.
+        // Whoever has the ledger by now has the account too: an order must not wait for it to come back.
+        let Some(host) = self.shared.host.borrow().clone() else {
             return SendResult::NotSent { reason: "the venue is closed".to_owned() };
-        }
-        let answer = self.ask(Request::Post, move |core, account, now| core.submit(account, &order, None, now)).await;
+        };
+        let answer = self
+            .ask_at(Some(host), Request::Post, move |core, account, now| core.submit(account, &order, None, now))
+            .await;
         crate::failpoints::hit("p5").await;
         match answer {
             Ok(Ok(report)) => SendResult::Accepted(report),

@@ -21,8 +21,8 @@ type Loads<'a> = BTreeMap<&'a Arc<str>, BTreeSet<AccountId>>;
 /// differ by one at most where all are able to trade all, and as few as possible move. Equal input gives equal output, and
 /// once the accounts are where they should be nothing moves.
 ///
-/// An instance that names a living successor has that one in its place: its accounts go there first. It and those that stand
-/// by, unless they are such successors, have only what no other is able to trade.
+/// An instance that names a living successor has that one in its place: its accounts go there first. It has only what no other
+/// is able to trade. One that stands by for a living one has nothing, unless it is such a successor.
 pub fn plan(owners: &BTreeMap<AccountId, Arc<str>>, living: &[Instance]) -> Desired {
     let mut desired = balance(owners, living);
     let reserve = reserve(living);
@@ -50,9 +50,12 @@ fn is_active(instance: &Instance, living: &[Instance]) -> bool {
     !draining && successor_of(&instance.row, living).is_none() && (!standby || is_named())
 }
 
-/// Those that take what nobody else can, the first to start first.
+/// Those that take what nobody else can, the first to start first. Not those that stand by for another: until that one is gone
+/// or names them, what only they are able to trade, such as an account that is new in their configuration, waits.
 fn reserve(living: &[Instance]) -> Vec<&Instance> {
-    let mut reserve: Vec<&Instance> = living.iter().filter(|it| !it.row.draining && !is_active(it, living)).collect();
+    let waits = |it: &Instance| it.row.standby && !is_in_charge(&it.row, living);
+    let is_reserve = |it: &&Instance| !it.row.draining && !is_active(it, living) && !waits(it);
+    let mut reserve: Vec<&Instance> = living.iter().filter(is_reserve).collect();
     reserve.sort_by_key(|it| (it.row.started_at, &it.row.id));
     reserve
 }
@@ -127,6 +130,7 @@ pub(super) struct Looker<'a> {
     pub(super) id: &'a Arc<str>,
     pub(super) ttl: Duration,
     pub(super) alone: bool,
+    pub(super) standby: bool,
     pub(super) now: Instant,
 }
 
@@ -149,7 +153,12 @@ pub(super) fn duty(lease: Option<&LeaseRow>, heir: Option<&Arc<str>>, me: Looker
         Some(heir) if heir != me.id && is_mine => Duty::HandOver { to: Arc::clone(heir) },
         // Nobody else is to have it, also where the lease ran out in its owner's hands: a jump of the database's clock does that.
         None if lease.is_some_and(|lease| lease.owner == *me.id && !lease.released) => Duty::Run(taken()),
-        heir => Duty::Standby { owner: held.map(|lease| Arc::clone(&lease.owner)), heir: heir.cloned() },
+        heir => {
+            let owner = held.map(|lease| Arc::clone(&lease.owner));
+            // What nobody is able to trade yet comes here when this instance stands by no more.
+            let heir = heir.or(Some(me.id).filter(|_| me.standby && owner.is_none())).cloned();
+            Duty::Standby { owner, heir }
+        }
     }
 }
 

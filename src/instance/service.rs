@@ -56,6 +56,14 @@ pub enum HandOverError {
     /// No living instance that takes accounts has this id.
     #[error("there is no such instance that takes accounts")]
     NoSuchInstance,
+    /// It was started without an account that is traded here.
+    #[error(
+        "that instance is not configured for account {0}, which is traded here: stop this one to take an account away"
+    )]
+    NotAble(AccountId),
+    /// Another instance has taken over from this one.
+    #[error("another instance has taken over from this one")]
+    Replaced,
     /// It hands its own accounts over to this one.
     #[error("that instance hands its accounts over to this one: let it take them back")]
     Circle,
@@ -181,14 +189,22 @@ impl Instances {
         if heir.row.successor.as_ref() == Some(self.id()) {
             return Err(HandOverError::Circle);
         }
+        // The paper venue's ledger goes with all its accounts or stays with all of them.
+        let mine = view.leases.values().filter(|lease| lease.owner == *self.id() && !lease.remaining.is_zero());
+        if let Some(left) = mine.map(|lease| lease.account).find(|account| !heir.row.accounts.contains(account)) {
+            return Err(HandOverError::NotAble(left));
+        }
         self.steer(|course| course.successor = Some(Arc::clone(&heir.row.id)))
     }
 
     /// Hands nothing over any more, and wants back what was. To say it again changes nothing.
     ///
     /// # Errors
-    /// [`HandOverError::Draining`].
+    /// [`HandOverError::Draining`], [`HandOverError::Replaced`].
     pub fn take_back(&self) -> Result<(), HandOverError> {
+        if self.course.borrow().standby {
+            return Err(HandOverError::Replaced);
+        }
         self.steer(|course| course.successor = None)
     }
 
@@ -197,12 +213,16 @@ impl Instances {
         self.course.borrow().successor.clone()
     }
 
-    /// Whether all accounts were handed over to a successor that lives.
+    /// Whether all accounts are traded by others that live and go on, however they came to have them.
     pub fn is_handed_over(&self) -> bool {
         let view = self.view.borrow();
-        let row = self.row();
-        successor_of(&row, &view.living).is_some()
-            && !view.leases.values().any(|lease| lease.owner == row.id && !lease.remaining.is_zero())
+        let goes_on = |id: &Arc<str>| {
+            view.living.iter().any(|it| it.row.id == *id && it.row.id != *self.id() && !it.row.draining)
+        };
+        let has_owner = |account: &AccountId| {
+            view.leases.get(account).is_some_and(|lease| !lease.remaining.is_zero() && goes_on(&lease.owner))
+        };
+        !self.settings.row.accounts.is_empty() && self.settings.row.accounts.iter().all(has_owner)
     }
 
     fn steer(&self, change: impl FnOnce(&mut Course)) -> Result<(), HandOverError> {
@@ -339,7 +359,9 @@ impl Instances {
 
     /// What this view means for each engine here.
     fn duties<'a>(&'a self, view: &'a View) -> impl Iterator<Item = (AccountId, Duty)> + 'a {
-        let me = Looker { id: self.id(), ttl: self.settings.ttl, alone: self.settings.alone, now: Instant::now() };
+        let standby = self.course.borrow().standby;
+        let Settings { ttl, alone, .. } = *self.settings;
+        let me = Looker { id: self.id(), ttl, alone, standby, now: Instant::now() };
         let of = move |account| duty(view.leases.get(&account), view.desired.get(&account), me);
         self.registry.accounts().map(move |account| (account, of(account)))
     }

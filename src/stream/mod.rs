@@ -68,6 +68,9 @@ use crate::store::Store;
 /// The largest message that a client may send.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
+/// Between the end of the last session and the end of the time in which all must end.
+const CLOSE_SLACK: Duration = Duration::from_millis(250);
+
 /// Limits and times of the sessions.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -91,13 +94,16 @@ impl Settings {
     /// From the configuration, with 10 s for a round and 2 s for the end of a session. `close_streams` is the time in which
     /// all sessions must end.
     pub fn new(config: &StreamConfig, close_streams: Duration, allowed_origins: Vec<String>) -> Self {
+        let close_timeout = Duration::from_secs(2).min(close_streams / 2);
+        // Whoever is told last, and does not answer, has ended before the time is up.
+        let most = close_streams.saturating_sub(close_timeout + CLOSE_SLACK);
         Self {
             max_sessions: config.max_sessions,
             auth_timeout: Duration::from_millis(config.auth_timeout_ms),
             ping_interval: Duration::from_millis(config.ping_interval_ms.max(1)),
             send_timeout: Duration::from_secs(10),
-            close_timeout: Duration::from_secs(2),
-            close_spread: Duration::from_millis(config.close_spread_ms).min(close_streams / 2),
+            close_timeout,
+            close_spread: Duration::from_millis(config.close_spread_ms).min(most),
             allowed_origins,
         }
     }

@@ -1,9 +1,11 @@
 //! Hand-overs in which somebody dies.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::clients::Clients;
-use crate::host::{Host, PATIENCE, SHORT_LEASE};
+use crate::host::{Host, PATIENCE, SHORT_LEASE, Slot};
 use crate::support::{UNCLEAN, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +46,22 @@ async fn one_that_stands_by_takes_over_from_a_dead_one() {
     new.server.assert_stops_clean().await;
 }
 
+/// One that stands still in the middle of a transaction keeps everybody from writing until its watchdog kills it: that is
+/// another story.
+async fn freeze_between_writes(host: &Host, slot: &Slot) {
+    let writes = async || {
+        slot.server.freeze().await;
+        let database = rusqlite::Connection::open(host.installation.database()).unwrap();
+        database.busy_timeout(Duration::ZERO).unwrap();
+        let free = database.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+        if !free {
+            slot.server.thaw();
+        }
+        free.then_some(())
+    };
+    eventually(PATIENCE, "it stands still between two transactions", writes).await;
+}
+
 /// Frozen past its lease, and thawed when another has its accounts: it sends nothing, and gives up the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_was_frozen_is_fenced_when_it_thaws() {
@@ -52,7 +70,7 @@ async fn one_that_was_frozen_is_fenced_when_it_thaws() {
     let clients = Clients::start(&host, &robots, true).await;
     let new = host.candidate().await;
     new.post("/accept", json!({})).await;
-    old.server.freeze().await;
+    freeze_between_writes(&host, &old).await;
     let taken = async || {
         let status = new.status().await;
         let engines = status["engines"].as_array().unwrap().clone();

@@ -1,6 +1,8 @@
 //! Hand-overs in which nobody dies.
 
-use std::time::Duration;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -8,6 +10,9 @@ use crate::clients::Clients;
 use crate::host::{Host, PATIENCE};
 use crate::support::postgres::Postgres;
 use crate::support::{Client, Installation, eventually};
+
+/// The default of `trading.lease_ttl_ms`.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// What a `hotgo_account_unowned_seconds` series says.
 async fn unowned(server: &crate::support::Server) -> String {
@@ -91,6 +96,85 @@ async fn what_was_handed_over_is_taken_back() {
     old.server.assert_stops_clean().await;
 }
 
+/// Whatever had moved when the word came, and whichever process holds a lease under which no engine runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_its_way_is_taken_back_without_waiting_for_a_lease_to_end() {
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, false).await;
+    let new = host.candidate().await;
+    for pause_ms in (0..60).step_by(4) {
+        old.post("/hand-over", json!({ "to": new.id })).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        old.post("/take-back", json!({})).await;
+        let began = Instant::now();
+        old.owns_all().await;
+        let took = began.elapsed();
+        assert!(took < LEASE / 2, "taken back after {pause_ms} ms: {took:?}; a lease lasts {LEASE:?}");
+    }
+    new.leaves().await;
+    clients.go_on(20).await;
+    let answered = clients.load.path().to_owned();
+    clients.finish().await;
+    host.installation.audit(Some(&answered)).await.assert_clean("after hand-overs that were undone half-way");
+    old.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_that_accepted_and_is_stopped_again_is_not_noticed() {
+    let (mut host, old) = Host::new().await;
+    let robots = host.robots().await;
+    let clients = Clients::start(&host, &robots, false).await;
+    let new = host.candidate().await;
+    new.post("/accept", json!({})).await;
+    clients.go_on(200).await;
+    new.leaves().await;
+    clients.go_on(50).await;
+    let answered = clients.load.path().to_owned();
+    clients.finish().await;
+    host.installation.audit(Some(&answered)).await.assert_clean("after a candidate was given up");
+    old.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_is_new_in_the_configuration_is_traded_after_the_upgrade() {
+    let (mut host, old) = Host::new().await;
+    let paper = |label: &str| json!({ "label": label, "venue": "paper" });
+    let three = json!([paper("main"), paper("second"), paper("third")]).to_string();
+    host.installation.set("HOTGO__TRADING__ACCOUNTS", &three);
+    let new = host.upgrade(old).await;
+    let engines = new.status().await["engines"].clone();
+    assert_eq!(engines.as_array().unwrap().len(), 3, "{engines}");
+    new.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_handed_over_to_one_that_lacks_an_account() {
+    let (mut host, old) = Host::new().await;
+    host.installation.set("HOTGO__TRADING__ACCOUNTS", r#"[{"label":"main","venue":"paper"}]"#);
+    let new = host.candidate().await;
+    let refused = old.server.admin().post("/hand-over", &json!({ "to": new.id })).await.unwrap();
+    assert_eq!(refused.status, 409, "{}", refused.json());
+    assert!(refused.json().to_string().contains("is not configured for account 2"), "{}", refused.json());
+    old.owns_all().await;
+    assert_eq!(old.status().await["successor"], serde_json::Value::Null);
+    new.leaves().await;
+    old.server.assert_stops_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_self_test_reads_the_ledger_that_is_elsewhere() {
+    let (mut host, old) = Host::new().await;
+    let new = host.candidate().await;
+    let mut ledger = OpenOptions::new().append(true).open(host.installation.data_dir().join("venue.ledger")).unwrap();
+    ledger.write_all(b"{\"no\": \"record\"}\n").unwrap();
+    let test = new.server.admin().get("/self-test").await.unwrap().json();
+    assert_eq!(test["ok"], false, "{test}");
+    assert!(test.to_string().contains("venue.ledger"), "{test}");
+    new.leaves().await;
+    old.server.sigkill().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_upgrades_in_a_row() {
     upgrades(Installation::new(), 20).await;
@@ -125,6 +209,8 @@ async fn who_was_not_asked_to_share_is_not_joined() {
     let mut installation = Installation::new();
     let server = installation.start().await;
     installation.set("HOTGO__INSTANCE__SHARE", "true");
+    installation.set("HOTGO__SHUTDOWN__LINGER_MS", "1000");
+    installation.set("HOTGO__SHUTDOWN__STOP_ACCEPTING_MS", "3000");
     installation.set("HOTGO__ADMIN__SOCKET", installation.scratch("2.sock").to_str().unwrap());
     let (exit, stderr) = installation.start_refused().await;
     assert_ne!(exit, crate::support::CLEAN);

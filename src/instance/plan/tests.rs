@@ -65,10 +65,11 @@ proptest! {
     fn every_account_that_somebody_can_have_has_one_owner_that_can(owners in owners(40), living in any_instances()) {
         let desired = plan(&owners, &living);
         let able = |it: &Instance, account: &AccountId| !it.row.draining && it.row.accounts.contains(account);
+        let waits = |it: &Instance| it.row.standby && !is_in_charge(&it.row, &living);
         for account in (0..40).map(AccountId) {
             match desired.get(&account) {
                 Some(owner) => prop_assert!(living.iter().any(|it| it.row.id == *owner && able(it, &account))),
-                None => prop_assert!(!living.iter().any(|it| able(it, &account))),
+                None => prop_assert!(living.iter().filter(|it| able(it, &account)).all(waits)),
             }
         }
     }
@@ -124,7 +125,7 @@ fn lease(account: AccountId, owner: &Arc<str>, remaining: Duration) -> LeaseRow 
 }
 
 fn looker(id: &Arc<str>) -> Looker<'_> {
-    Looker { id, ttl: Duration::from_secs(15), alone: false, now: Instant::now() }
+    Looker { id, ttl: Duration::from_secs(15), alone: false, standby: false, now: Instant::now() }
 }
 
 #[test]
@@ -166,6 +167,19 @@ fn host_with_two_slots() -> (Desired, Vec<Instance>) {
 fn one_that_stands_by_gets_nothing_until_it_is_named() {
     let (owners, living) = host_with_two_slots();
     assert_eq!(plan(&owners, &living), owners);
+}
+
+#[test]
+fn what_only_one_that_stands_by_is_able_to_trade_waits_until_it_is_named() {
+    let (_, mut living) = host_with_two_slots();
+    living[1].row.accounts.insert(0, AccountId(99));
+    let after = plan(&Desired::new(), &living);
+    assert_eq!(after.get(&AccountId(99)), None);
+    let me = id(1);
+    let waits = Duty::Standby { owner: None, heir: Some(Arc::clone(&me)) };
+    assert_eq!(duty(None, None, Looker { standby: true, ..looker(&me) }), waits);
+    living[0].row.successor = Some(id(1));
+    assert_eq!(plan(&Desired::new(), &living).get(&AccountId(99)), Some(&me));
 }
 
 #[test]

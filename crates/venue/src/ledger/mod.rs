@@ -228,10 +228,15 @@ pub fn read_with(path: &Path, mut progress: impl FnMut(u64)) -> Result<Image, Le
     Ok(fold.into_image())
 }
 
-/// What tells a ledger from every other, without locking it. `None` as long as nothing has happened in it.
+/// What tells a ledger from every other, without locking it. `None` as long as there is none, or nothing has happened in it.
 pub fn id(path: &Path) -> Result<Option<String>, LedgerError> {
     let io = |source| LedgerError::Io { path: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(io)?);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let mut reader = BufReader::new(file);
     let (mut bytes, mut line) = (Vec::new(), 0_u64);
     loop {
         bytes.clear();
