@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use hotgo::build_info::BUILD_ID;
+use hotgo::cli::{ExitCode, Failure};
 use hotgo::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
 use hotgo::store::postgres;
 use hotgo::store::sqlite::OpenError;
@@ -193,7 +194,12 @@ async fn three_stages(mut world: World) {
     // 3. Contract. Not while a process of the old release lives.
     for dry_run in [true, false] {
         match world.contract(&new, NEW_BUILD, dry_run).await {
-            Err(OpenError::OtherBuild { build_id, .. }) => assert_eq!(build_id, BUILD_ID),
+            Err(error @ OpenError::OtherBuild { .. }) => {
+                let failure = Failure::from(error);
+                assert!(failure.message.contains(BUILD_ID), "{failure:?}");
+                assert_eq!(failure.code, ExitCode::DataDir);
+                assert!(failure.help.unwrap().contains("upgrade or stop it first"));
+            }
             other => panic!("the old release lives: {other:?}"),
         }
     }
