@@ -18,6 +18,7 @@ use shutdown_coordinator::testkit::Exit;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, Executor as _};
 use support::postgres::Postgres;
+use support::server::Robot;
 use support::{Installation, Server, eventually, within};
 use tokio::process::Command;
 
@@ -152,13 +153,14 @@ fn versions(steps: Vec<Step>) -> Vec<i64> {
 }
 
 /// Makes a robot, which inserts a row, and lets it trade, which changes it.
-async fn trades(server: &Server, name: &str) {
+async fn trades(server: &Server, name: &str) -> Robot {
     let robot = server.robot(name).await;
     let answer = server.signal(&robot, &format!("signal-{name}")).await.unwrap().ok();
     assert_eq!(answer["outcome"], "done", "{answer}");
     let id = answer["orders"][0].as_str().unwrap().to_owned();
     let filled = |order: &Value| order["client_id"] == *id && order["status"] == "FILLED";
     server.order_that("its order is filled", filled).await;
+    robot
 }
 
 /// The three stages, with the old release trading throughout.
@@ -187,7 +189,7 @@ async fn three_stages(mut world: World) {
             .unwrap();
     }
     assert_eq!(world.robots("new_feature IS NULL").await, 3);
-    let (batches, ()) = tokio::join!(world.backfill(), trades(&old, "meanwhile"));
+    let (batches, _) = tokio::join!(world.backfill(), trades(&old, "meanwhile"));
     assert_eq!(batches, 2, "two rows, then one");
     assert_eq!(world.robots("new_feature IS NULL").await, 0);
 
@@ -235,7 +237,9 @@ async fn the_old_release_trades_through_all_three_stages_on_postgres() {
 async fn all_at_once(mut world: World) {
     world.home.set("HOTGO__TRADING__LEASE_TTL_MS", "3000");
     let old = world.home.start().await;
-    trades(&old, "before").await;
+    let before = trades(&old, "before").await;
+    let decided = "name = 'before' AND decision_seq = 1";
+    assert_eq!(world.robots(decided).await, 1);
     let robot = json!({
         "name": "after", "symbol": "BTCUSDT", "config": {"kind": "follower", "default_qty": "0.01"}, "start": true,
     });
@@ -253,6 +257,10 @@ async fn all_at_once(mut world: World) {
         )
     };
     world.run(&plan).await.unwrap();
+    // What it writes of a robot that exists names no value either.
+    let answer = old.signal(&before, "after").await;
+    assert!(!answer.as_ref().is_ok_and(|answer| answer.json()["outcome"] == "done"), "it was decided: {answer:?}");
+    assert_eq!(world.robots(decided).await, 1, "it decided once more");
     refuses(&world, &old, &robot).await;
     old.sigkill().await;
     // The release before cannot be put back either: it starts, and what it does is refused in the same way.
