@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use super::BootError;
 use super::hooks::late;
 use super::parts::Boot;
+use crate::config::Migrate;
 use crate::store::postgres::{self, PostgresStore, Server as DatabaseServer};
 use crate::store::sqlite::{OpenOptions, SqliteStore};
 use crate::store::{Database, Store};
@@ -37,7 +38,8 @@ impl Boot<'_> {
     }
 
     async fn sqlite(&self, path: &Path) -> Result<Arc<dyn Store>, BootError> {
-        let options = OpenOptions { share: self.config.instance.share, ..OpenOptions::default() };
+        let migrate = self.config.store.migrate == Migrate::AtBoot;
+        let options = OpenOptions { migrate, share: self.config.instance.share, ..OpenOptions::default() };
         let (store, writer) = SqliteStore::open(path, options).await?;
         self.close_at_the_end(Arc::new(store.clone()), writer.run())?;
         self.end_with_the_disk(store.clone())?;
@@ -45,7 +47,8 @@ impl Boot<'_> {
     }
 
     async fn postgres(&self, server: &DatabaseServer) -> Result<Arc<dyn Store>, BootError> {
-        let options = postgres::OpenOptions { migrate: !self.beside, ..postgres::OpenOptions::default() };
+        let migrate = self.config.store.migrate == Migrate::AtBoot && !self.beside;
+        let options = postgres::OpenOptions { migrate, ..postgres::OpenOptions::default() };
         let (store, writer) = PostgresStore::open(server, options).await?;
         tracing::info!(%server, "using PostgreSQL");
         let store: Arc<dyn Store> = Arc::new(store);

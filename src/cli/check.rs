@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::{ExitCode, Failure, Global, Output, Style, migrate};
 use crate::build_info::BUILD_ID;
-use crate::config::{BINANCE, Config, Loaded, Origin, ShutdownConfig};
+use crate::config::{BINANCE, Config, Loaded, Migrate, Origin, ShutdownConfig};
 use crate::gateway::binance::Credentials;
 use crate::redis::{Redis, RedisSetupError};
 use crate::store::Database;
-use crate::store::migrate::{State, Step};
+use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, State, Step, judge};
 use crate::store::sqlite::integrity_check;
 
 pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
@@ -32,6 +32,9 @@ pub(super) async fn run(global: &Global) -> Result<ExitCode, Failure> {
             server.check().await?;
             migrate::accepted(&steps)?;
         }
+    }
+    if loaded.config.store.migrate == Migrate::Never {
+        judge(&steps, &(SCHEMA_MIN..=SCHEMA_MAX))?;
     }
     let redis = redis(&loaded.config).await?;
     if out.json {

@@ -85,6 +85,7 @@ fn target(to: &str, password_file: Option<&Path>) -> Result<Server, Failure> {
         path: None,
         url: Some(to.to_owned()),
         password_file: password_file.map(Path::to_owned),
+        migrate: crate::config::Migrate::Never,
         max_connections: 2,
     };
     let wrong = |problem: String| Failure::new(ExitCode::Usage, problem);

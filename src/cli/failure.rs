@@ -186,6 +186,16 @@ impl From<OpenError> for Failure {
             }
             OpenError::TooNew { .. } => (ExitCode::Schema, Some("run the newer release; a schema is never moved back")),
             OpenError::NeedsMigration { .. } => (ExitCode::Schema, Some("run `main migrate up`")),
+            OpenError::NeedsContract { .. } => {
+                (ExitCode::Schema, Some("run `main migrate contract`, then `main migrate up`"))
+            }
+            OpenError::OtherBuild { remaining, .. } => {
+                let help = format!(
+                    "upgrade or stop it first; one that died counts as alive for another {} s",
+                    remaining.as_secs().saturating_add(1)
+                );
+                return Self::of(ExitCode::DataDir, &error).help(help);
+            }
             OpenError::Altered { .. } => {
                 (ExitCode::Schema, Some("use a release that was built from the same migrations"))
             }

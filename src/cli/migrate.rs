@@ -7,8 +7,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{ExitCode, Failure, Global, MigrateArgs, MigrateCommand, Output, Style, copy};
+use crate::build_info::BUILD_ID;
 use crate::store::Database;
-use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
+use crate::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step, judge};
 use crate::store::sqlite::{OpenError, OpenOptions, SqliteStore};
 
 /// SQLite's name of a database that is empty, in memory, and gone when it is closed.
@@ -16,32 +17,53 @@ const EMPTY_DATABASE: &str = ":memory:";
 
 pub(super) async fn run(global: &Global, args: &MigrateArgs) -> Result<ExitCode, Failure> {
     let out = global.output();
-    let dry_run = match &args.command {
-        None => args.up.dry_run,
-        Some(MigrateCommand::Up(up)) => up.dry_run,
-        Some(MigrateCommand::Status) => false,
+    let database = match &args.command {
         Some(MigrateCommand::Copy(args)) => return copy::run(out, args).await,
+        _ => global.load(&[])?.config.database()?,
     };
-    let database = global.load(&[])?.config.database()?;
-    if dry_run || matches!(args.command, Some(MigrateCommand::Status)) {
-        let steps = status(&database).await?;
-        show(out, &database, &steps, if dry_run { "would apply" } else { "pending" })?;
-        return if dry_run { Ok(ExitCode::Ok) } else { accepted(&steps).map(|()| ExitCode::Ok) };
-    }
-    let applied = match &database {
-        Database::Sqlite(path) => up(path).await?,
-        Database::Postgres(server) => Schema::postgres().up_on_server(server).await?,
-    };
-    if out.json {
-        out.json(&json!({ "database": database.to_string(), "applied": applied }))?;
-    } else if applied.is_empty() {
-        out.line(format!("{database}: nothing to apply"))?;
-    } else {
-        for step in &applied {
-            out.line(format!("{} {} {}", out.paint(Style::Good, "applied"), step.version, step.description))?;
+    match &args.command {
+        Some(MigrateCommand::Status) => {
+            let steps = status(&database).await?;
+            show(out, &database, &steps, "pending")?;
+            accepted(&steps)?;
+        }
+        Some(MigrateCommand::Contract(args)) => {
+            let due = match &database {
+                Database::Sqlite(path) => Schema::sqlite().contract(path, BUILD_ID, args.dry_run).await?,
+                Database::Postgres(server) => {
+                    Schema::postgres().contract_on_server(server, BUILD_ID, args.dry_run).await?
+                }
+            };
+            tell(out, &database, &due, args.dry_run)?;
+        }
+        None | Some(MigrateCommand::Up(_) | MigrateCommand::Copy(_)) => {
+            let args = if let Some(MigrateCommand::Up(up)) = &args.command { up } else { &args.up };
+            if args.dry_run {
+                show(out, &database, &status(&database).await?, "would apply")?;
+                return Ok(ExitCode::Ok);
+            }
+            let applied = match &database {
+                Database::Sqlite(path) => up(path).await?,
+                Database::Postgres(server) => Schema::postgres().up_on_server(server).await?,
+            };
+            tell(out, &database, &applied, false)?;
         }
     }
     Ok(ExitCode::Ok)
+}
+
+/// What was applied, or would be.
+fn tell(out: Output, database: &Database, steps: &[Step], dry_run: bool) -> Result<(), Failure> {
+    let (key, word) = if dry_run { ("would_apply", "would apply") } else { ("applied", "applied") };
+    if out.json {
+        out.json(&json!({ "database": database.to_string(), key: steps }))?;
+    } else if steps.is_empty() {
+        out.line(format!("{database}: nothing to apply"))?;
+    }
+    for step in steps.iter().filter(|_| !out.json) {
+        out.line(format!("{} {} {}", out.paint(Style::Good, word), step.version, step.description))?;
+    }
+    Ok(())
 }
 
 /// Every migration and where it stands. Without a database all of them are pending.
@@ -79,15 +101,10 @@ async fn up(path: &Path) -> Result<Vec<Step>, Failure> {
 
 /// Whether this binary works on such a schema. A database without any schema is made ready at the first start.
 pub(super) fn accepted(steps: &[Step]) -> Result<(), Failure> {
-    if let Some(step) = steps.iter().find(|step| step.state == State::Altered) {
-        return Err(OpenError::Altered { version: step.version }.into());
-    }
-    let found = steps.iter().filter(|step| step.state != State::Pending).map(|step| step.version).max();
-    let accepted = SCHEMA_MIN..=SCHEMA_MAX;
-    match found {
-        Some(found) if found > SCHEMA_MAX => Err(OpenError::TooNew { found, accepted }.into()),
-        Some(found) if found < SCHEMA_MIN => Err(OpenError::NeedsMigration { found, accepted }.into()),
-        _ => Ok(()),
+    if steps.iter().any(|step| step.state.is_applied()) {
+        Ok(judge(steps, &(SCHEMA_MIN..=SCHEMA_MAX))?)
+    } else {
+        Ok(())
     }
 }
 
@@ -104,6 +121,7 @@ fn show(out: Output, database: &Database, steps: &[Step], pending: &str) -> Resu
             State::Applied => (Style::Good, "applied"),
             State::Altered => (Style::Bad, "altered"),
             State::Pending => (Style::Warn, pending),
+            State::Contract => (Style::Warn, "for `main migrate contract`:"),
             State::Unknown => (Style::Warn, "unknown to this binary"),
         };
         out.line(format!("  {:>4}  {} {}", step.version, out.paint(style, state), step.description))?;

@@ -107,6 +107,11 @@ pub struct MigrateArgs {
 pub enum MigrateCommand {
     /// Apply what is pending (the default)
     Up(UpArgs),
+    /// Apply what removes or restricts; refused while an instance of another build lives
+    ///
+    /// `up` stops before it. From then on the releases before this one refuse to start on the database: there is no way back
+    /// to them. Run it when this release has proved itself.
+    Contract(UpArgs),
     /// List every migration; exit code 6 if this binary does not accept the schema
     Status,
     /// Copy a whole ledger into an empty database of a server, all or nothing, and compare both
@@ -117,7 +122,7 @@ pub enum MigrateCommand {
     Copy(CopyArgs),
 }
 
-/// Options of `main migrate up`.
+/// Options of `main migrate up` and `main migrate contract`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct UpArgs {
     /// Only say what would be applied

@@ -31,7 +31,7 @@ pub use sections::{
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
 pub use sources::{Origin, Sources, terminal_takes_color};
-pub use store::{StoreConfig, StoreFault};
+pub use store::{Migrate, StoreConfig, StoreFault};
 pub use trading::{AccountConfig, BINANCE, PAPER, PaperConfig, TradingConfig, VenueConfig};
 pub use validate::{Unfit, WATCHDOG_LEAST_MS, validate};
 

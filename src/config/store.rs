@@ -20,8 +20,20 @@ pub struct StoreConfig {
     pub url: Option<String>,
     /// The file that holds the password for `url`; for its owner only.
     pub password_file: Option<PathBuf>,
+    /// Whether the server migrates the database when it starts.
+    pub migrate: Migrate,
     /// At most this many connections to PostgreSQL: one writes, the others read.
     pub max_connections: u32,
+}
+
+/// Whether the server migrates the database when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Migrate {
+    /// What is pending and does not contract, unless another process of its data directory lives.
+    AtBoot,
+    /// It refuses to start on a schema that it does not accept: `main migrate up` is a step of its own.
+    Never,
 }
 
 /// A setting that cannot be used, and why.
@@ -80,6 +92,7 @@ impl fmt::Debug for StoreConfig {
             .field("path", &self.path)
             .field("url", &self.url.as_deref().map(|url| redact("store.url", url)))
             .field("password_file", &self.password_file)
+            .field("migrate", &self.migrate)
             .field("max_connections", &self.max_connections)
             .finish()
     }

@@ -3,6 +3,10 @@
 //! The rule is expand, wait, contract: a migration only adds, so the release before it works on it too. A binary therefore
 //! declares a range of schemas that it accepts, one newer than its own included; beyond that it refuses to start.
 //!
+//! What removes or restricts is a migration whose file name begins with `contract`. It is applied by a command of its own
+//! ([`Schema::contract`]), and its number leaves one out, so that it is beyond what the release before accepts. All are applied
+//! in the order of their numbers, so that a number says all about a schema. See docs/migrations.md.
+//!
 //! sqlx's own migration lock does nothing on SQLite, so an exclusive lock on a file beside the database takes its place. On
 //! PostgreSQL it waits for ever, within a statement; so an advisory lock is polled for instead.
 
@@ -16,6 +20,7 @@ use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use tokio::time::Instant;
 
+use super::Instance;
 use super::postgres::{Server, Use, check_server, reach};
 use super::sqlite::{OpenError, connect_options};
 
@@ -24,6 +29,8 @@ pub const SCHEMA_MIN: i64 = 5;
 /// The newest schema that this binary works on: one ahead of its own, since migrations only add.
 pub const SCHEMA_MAX: i64 = 6;
 
+/// How the description of a migration begins that contracts: the first word of its file name.
+const CONTRACT: &str = "contract ";
 const TABLE: &str = "_sqlx_migrations";
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(20);
@@ -40,8 +47,18 @@ pub enum State {
     Altered,
     /// It is still to be applied.
     Pending,
+    /// It is still to be applied, and removes or restricts: [`Schema::contract`] does it, and [`Schema::up`] stops before it.
+    /// In an empty database, where no older release can be, it is [`State::Pending`] like any other.
+    Contract,
     /// A newer binary applied it; this one does not know it.
     Unknown,
+}
+
+impl State {
+    /// Whether the database has it.
+    pub fn is_applied(self) -> bool {
+        matches!(self, Self::Applied | Self::Altered | Self::Unknown)
+    }
 }
 
 /// One migration.
@@ -99,15 +116,37 @@ impl Schema {
         steps
     }
 
-    /// Applies what is pending, under the lock, and returns what was applied. The database must exist.
+    /// Applies what is pending, up to the first that contracts, under the lock, and returns what was applied. The database
+    /// must exist.
     ///
     /// # Errors
     /// [`OpenError::Locked`] when another process migrates for longer than ten seconds, [`OpenError::TooNew`] when the
-    /// schema is beyond this binary, [`OpenError::Altered`] when an applied migration's text has changed.
+    /// schema is beyond this binary, [`OpenError::Altered`] when an applied migration's text has changed,
+    /// [`OpenError::NeedsContract`] when what this binary needs comes after one that contracts.
     pub async fn up(&self, path: &Path) -> Result<Vec<Step>, OpenError> {
+        self.work_on_file(path, Work::Expand).await
+    }
+
+    /// Applies what contracts and is next, under the lock, and returns it; if `dry_run`, it is only returned. `build_id` is
+    /// that of this binary, which accepts the result: so does every other process that runs it.
+    ///
+    /// # Errors
+    /// As [`Schema::up`]; [`OpenError::OtherBuild`] as long as an instance lives that runs another build;
+    /// [`OpenError::NeedsMigration`] when something else is to be applied first.
+    pub async fn contract(&self, path: &Path, build_id: &str, dry_run: bool) -> Result<Vec<Step>, OpenError> {
+        if dry_run {
+            let mut conn = SqliteConnection::connect_with(&connect_options(path).read_only(true)).await?;
+            let due = self.contracts(&mut conn, build_id).await;
+            conn.close().await?;
+            return due;
+        }
+        self.work_on_file(path, Work::Contract { build_id }).await
+    }
+
+    async fn work_on_file(&self, path: &Path, work: Work<'_>) -> Result<Vec<Step>, OpenError> {
         let lock = MigrationLock::take(path).await?;
         let mut conn = SqliteConnection::connect_with(&connect_options(path)).await?;
-        let applied = self.up_on(&mut conn).await;
+        let applied = self.work_on(&mut conn, work).await;
         conn.close().await?;
         drop(lock);
         applied
@@ -130,9 +169,32 @@ impl Schema {
     /// # Errors
     /// As [`Schema::up`].
     pub async fn up_on_server(&self, server: &Server) -> Result<Vec<Step>, OpenError> {
+        self.work_on_server(server, Work::Expand).await
+    }
+
+    /// As [`Schema::contract`], in the database of a server, with the patience of [`Schema::up_on_server`].
+    ///
+    /// # Errors
+    /// As [`Schema::contract`].
+    pub async fn contract_on_server(
+        &self,
+        server: &Server,
+        build_id: &str,
+        dry_run: bool,
+    ) -> Result<Vec<Step>, OpenError> {
+        if dry_run {
+            let mut conn = reach(server, Use::Read).await?;
+            let due = self.contracts(&mut conn, build_id).await?;
+            conn.close().await?;
+            return Ok(due);
+        }
+        self.work_on_server(server, Work::Contract { build_id }).await
+    }
+
+    async fn work_on_server(&self, server: &Server, work: Work<'_>) -> Result<Vec<Step>, OpenError> {
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
-            match self.try_up_on_server(server).await {
+            match self.try_on_server(server, work).await {
                 Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                     tokio::time::sleep(LOCK_POLL.mul_f64(rand::random_range(1.0..10.0))).await;
                 }
@@ -142,7 +204,7 @@ impl Schema {
         }
     }
 
-    async fn try_up_on_server(&self, server: &Server) -> Result<Vec<Step>, OpenError> {
+    async fn try_on_server(&self, server: &Server, work: Work<'_>) -> Result<Vec<Step>, OpenError> {
         let mut conn = reach(server, Use::Migrate).await?;
         check_server(&mut conn, server).await?;
         // The session holds it, and so loses it with its end, however it ends.
@@ -151,7 +213,7 @@ impl Schema {
         if !locked {
             return Err(OpenError::Locked(server.to_string().into()));
         }
-        let applied = self.up_on(&mut conn).await;
+        let applied = self.work_on(&mut conn, work).await;
         conn.close().await?;
         applied
     }
@@ -177,34 +239,70 @@ impl Schema {
         Ok(conn.close().await?)
     }
 
-    async fn up_on(&self, conn: &mut impl Ledger) -> Result<Vec<Step>, OpenError> {
-        let pending: Vec<Step> =
-            self.steps(conn).await?.into_iter().filter(|step| step.state == State::Pending).collect();
-        match self.check(conn).await {
-            Ok(()) | Err(OpenError::NeedsMigration { .. }) => {}
-            Err(error) => return Err(error),
+    async fn work_on(&self, conn: &mut impl Ledger, work: Work<'_>) -> Result<Vec<Step>, OpenError> {
+        match work {
+            Work::Expand => {
+                let steps = self.workable(conn).await?;
+                let due = waiting(&steps).take_while(|step| step.state == State::Pending).cloned().collect();
+                let applied = self.apply(conn, due).await?;
+                self.check(conn).await?;
+                Ok(applied)
+            }
+            Work::Contract { build_id } => {
+                let due = self.contracts(conn, build_id).await?;
+                self.apply(conn, due).await
+            }
         }
-        if !pending.is_empty() {
-            self.migrator.run_direct(None, conn, false).await?;
+    }
+
+    /// What contracts and is next, if nobody is in the way.
+    async fn contracts(&self, conn: &mut impl Ledger, build_id: &str) -> Result<Vec<Step>, OpenError> {
+        let steps = self.workable(conn).await?;
+        let due: Vec<Step> = waiting(&steps).take_while(|step| step.state == State::Contract).cloned().collect();
+        if due.is_empty() {
+            // One that contracts comes after another that does not.
+            if steps.iter().any(|step| step.state == State::Contract) {
+                return Err(OpenError::NeedsMigration { found: found(&steps), accepted: self.accepted.clone() });
+            }
+            return Ok(due);
         }
-        Ok(pending)
+        match conn.living().await?.into_iter().find(|instance| instance.row.build_id != build_id) {
+            Some(other) => Err(OpenError::OtherBuild {
+                instance: other.row.name,
+                build_id: other.row.build_id,
+                remaining: other.remaining,
+            }),
+            None => Ok(due),
+        }
+    }
+
+    /// Every migration, unless this binary must keep its hands off the database.
+    async fn workable(&self, conn: &mut impl Ledger) -> Result<Vec<Step>, OpenError> {
+        let steps = self.steps(conn).await?;
+        match judge(&steps, &self.accepted) {
+            Ok(()) | Err(OpenError::NeedsMigration { .. } | OpenError::NeedsContract { .. }) => Ok(steps),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Each is one transaction, with its line in the ledger.
+    async fn apply(&self, conn: &mut impl Ledger, due: Vec<Step>) -> Result<Vec<Step>, OpenError> {
+        if due.is_empty() {
+            return Ok(due);
+        }
+        conn.ensure_migrations_table(TABLE).await?;
+        if let Some(version) = conn.dirty_version(TABLE).await? {
+            return Err(MigrateError::Dirty(version).into());
+        }
+        for migration in self.migrator.iter().filter(|known| due.iter().any(|step| step.version == known.version)) {
+            conn.apply(TABLE, migration).await?;
+        }
+        Ok(due)
     }
 
     /// Whether this binary works on the database's schema.
     pub(super) async fn check(&self, conn: &mut impl Ledger) -> Result<(), OpenError> {
-        let steps = self.steps(conn).await?;
-        if let Some(step) = steps.iter().find(|step| step.state == State::Altered) {
-            return Err(OpenError::Altered { version: step.version });
-        }
-        let found =
-            steps.iter().filter(|step| step.state != State::Pending).map(|step| step.version).max().unwrap_or(0);
-        if found > *self.accepted.end() {
-            Err(OpenError::TooNew { found, accepted: self.accepted.clone() })
-        } else if found < *self.accepted.start() {
-            Err(OpenError::NeedsMigration { found, accepted: self.accepted.clone() })
-        } else {
-            Ok(())
-        }
+        judge(&self.steps(conn).await?, &self.accepted)
     }
 
     async fn steps(&self, conn: &mut impl Ledger) -> Result<Vec<Step>, OpenError> {
@@ -215,6 +313,7 @@ impl Schema {
             .map(|known| {
                 let found = applied.iter().find(|applied| applied.version == known.version);
                 let state = match found {
+                    None if known.description.starts_with(CONTRACT) && !applied.is_empty() => State::Contract,
                     None => State::Pending,
                     Some(applied) if applied.checksum == known.checksum => State::Applied,
                     Some(_) => State::Altered,
@@ -241,10 +340,52 @@ impl Schema {
     }
 }
 
-/// The table of what was applied.
+/// What is done to a database under its migration lock.
+#[derive(Debug, Clone, Copy)]
+enum Work<'a> {
+    Expand,
+    Contract { build_id: &'a str },
+}
+
+/// What is still to be applied, in order.
+fn waiting(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps.iter().filter(|step| !step.state.is_applied())
+}
+
+/// The schema's version; 0 if it is empty.
+fn found(steps: &[Step]) -> i64 {
+    steps.iter().filter(|step| step.state.is_applied()).map(|step| step.version).max().unwrap_or(0)
+}
+
+/// Whether a binary that accepts these schemas works on the one that these steps have made.
+///
+/// # Errors
+/// Why not.
+pub fn judge(steps: &[Step], accepted: &RangeInclusive<i64>) -> Result<(), OpenError> {
+    if let Some(step) = steps.iter().find(|step| step.state == State::Altered) {
+        return Err(OpenError::Altered { version: step.version });
+    }
+    let (found, accepted) = (found(steps), accepted.clone());
+    if found > *accepted.end() {
+        return Err(OpenError::TooNew { found, accepted });
+    }
+    if found >= *accepted.start() {
+        return Ok(());
+    }
+    match waiting(steps).next() {
+        Some(next) if next.state == State::Contract => {
+            Err(OpenError::NeedsContract { found, accepted, version: next.version })
+        }
+        _ => Err(OpenError::NeedsMigration { found, accepted }),
+    }
+}
+
+/// The table of what was applied, and those who work on its database.
 pub(super) trait Ledger: Migrate + Send {
     /// Whether it is there; otherwise nothing was applied.
     fn exists(&mut self) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+    /// The instances that live.
+    fn living(&mut self) -> impl Future<Output = Result<Vec<Instance>, sqlx::Error>> + Send;
 }
 
 impl Ledger for SqliteConnection {
@@ -252,11 +393,19 @@ impl Ledger for SqliteConnection {
         let count = "SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?";
         sqlx::query_scalar(count).bind(TABLE).fetch_one(self).await
     }
+
+    async fn living(&mut self) -> Result<Vec<Instance>, sqlx::Error> {
+        super::sqlite::living(self).await
+    }
 }
 
 impl Ledger for PgConnection {
     async fn exists(&mut self) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(TABLE).fetch_one(self).await
+    }
+
+    async fn living(&mut self) -> Result<Vec<Instance>, sqlx::Error> {
+        super::postgres::living(self).await
     }
 }
 

@@ -512,8 +512,9 @@ async fn a_migration_that_is_killed_halfway_is_resumed_and_one_that_must_wait_tr
         lock.run("ROLLBACK").await;
     };
     let (resumed, ()) = join(schema.up_on_server(&target), release).await;
-    assert_eq!(resumed.unwrap().len(), 2);
-    assert_eq!(applied().await, 4);
+    let known = Schema::postgres().status_of_server(&target).await.unwrap().len();
+    assert_eq!(resumed.unwrap().len(), known - 2);
+    assert_eq!(applied().await, known);
 }
 
 #[tokio::test]

@@ -48,6 +48,11 @@ pub(super) async fn beat(conn: &mut PgConnection, row: InstanceRow, ttl: Duratio
     .bind(REMEMBERED)
     .execute(&mut *conn)
     .await?;
+    living(conn).await
+}
+
+/// Those that were heard of lately.
+pub(in crate::store) async fn living(conn: &mut PgConnection) -> Sql<Vec<Instance>> {
     let rows = sqlx::query(
         "SELECT id, name, address, build_id, accounts, draining, started_at,
              expires_at - (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, standby, successor

@@ -42,6 +42,7 @@ pub use open::{OpenOptions, Server};
 pub use witness::PostgresWitness;
 pub use writer::Writer;
 
+pub(super) use instance::living;
 pub(super) use open::{Use, check_server, reach};
 pub(super) use text::escape;
 pub(super) use writer::store_error;

@@ -45,6 +45,11 @@ pub(super) async fn beat(conn: &mut SqliteConnection, row: InstanceRow, ttl: Dur
         .bind(REMEMBERED)
         .execute(&mut *conn)
         .await?;
+    living(conn).await
+}
+
+/// Those that were heard of lately.
+pub(in crate::store) async fn living(conn: &mut SqliteConnection) -> Sql<Vec<Instance>> {
     let rows = sqlx::query(
         "SELECT id, name, address, build_id, accounts, draining, started_at,
              expires_at - CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS remaining, standby, successor

@@ -47,6 +47,7 @@ pub use open::{OpenError, OpenOptions, integrity_check};
 pub use witness::SqliteWitness;
 pub use writer::Writer;
 
+pub(super) use instance::living;
 pub(super) use lock::WriteLock;
 pub(super) use open::connect_options;
 pub(super) use writer::store_error;

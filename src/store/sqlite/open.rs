@@ -57,6 +57,27 @@ pub enum OpenError {
         /// This binary's.
         accepted: RangeInclusive<i64>,
     },
+    /// What this binary needs comes after a migration that contracts, which is a command of its own.
+    #[error("the schema is version {found}; this binary accepts {} to {}, and {version}, which contracts, comes first: run \
+             `migrate contract` once no older release runs", .accepted.start(), .accepted.end())]
+    NeedsContract {
+        /// The database's.
+        found: i64,
+        /// This binary's.
+        accepted: RangeInclusive<i64>,
+        /// The migration that contracts.
+        version: i64,
+    },
+    /// An instance lives that need not work on a schema from which something was taken.
+    #[error("instance {instance} lives and runs build {build_id}, which need not work on the contracted schema")]
+    OtherBuild {
+        /// Its name.
+        instance: String,
+        /// What it runs.
+        build_id: String,
+        /// When it counts as dead unless it is heard of again.
+        remaining: Duration,
+    },
     /// An applied migration is not what this binary knows under its number.
     #[error("migration {version} was applied with another text than this binary has")]
     Altered {
