@@ -127,6 +127,7 @@ pub(super) async fn start(
         last_reload,
         instances: instances.clone(),
         accepting: accepting.clone(),
+        hub: Arc::clone(&hub),
     };
     let commands = boot.commands(&store, &registry, &bus, &hub)?;
     boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
@@ -332,7 +333,7 @@ impl Boot<'_> {
     ) -> Result<(), BootError> {
         let (status, shown) = (views.clone(), views.clone());
         let (plan, trigger, gauges) = (self.handle.clone(), self.handle.clone(), self.handle.clone());
-        admin::metrics::publish_last_shutdown(&self.config.data_dir.join(super::LAST_SHUTDOWN));
+        let last_shutdown = self.config.data_dir.join(super::LAST_SHUTDOWN);
         let state = AdminState {
             status: Arc::new(move || status.status()),
             plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
@@ -344,6 +345,8 @@ impl Boot<'_> {
             publish_metrics: Arc::new(move || {
                 gauges.publish_metrics();
                 admin::metrics::publish(&shown.status(), &shown.health());
+                admin::metrics::publish_event_lag(shown.hub.lag());
+                admin::metrics::publish_last_shutdown(&last_shutdown);
             }),
             faults: paper.filter(|_| self.config.venue.paper.allow_faults).map(fault_control),
             upgrade: Some(upgrade),

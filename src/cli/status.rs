@@ -177,6 +177,7 @@ mod tests {
                 reason: None,
                 owner: None,
                 epoch: Some(3),
+                lease_age_ms: None,
                 robots_running: 2,
                 live_orders: 5,
                 unresolved: vec![UnresolvedOrder { client_order_id: "h01".to_owned(), age_ms: 1_200 }],

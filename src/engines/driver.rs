@@ -234,6 +234,7 @@ impl Driver {
         let was_here = self.face.status().state == HANDING_OVER;
         self.face.update(|status| {
             (status.ready, status.state, status.owner, status.epoch) = (false, state, owner.or(heir), None);
+            status.lease_at = None;
             status.awaited = state == STANDBY;
             (status.robots_running, status.live_orders, status.unresolved) = (0, 0, Vec::new());
             if was_here {

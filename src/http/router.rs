@@ -7,11 +7,13 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
+use tower::util::MapFutureLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::extract::BodyLimits;
 use super::health::{self, HealthSnapshot, HealthState};
 use super::layers::{self, RequestLimits};
+use super::meters::Meters;
 use super::problem::Problem;
 use super::rate::{self, RateLimits};
 use super::shutdown::{self, ShutdownControl, ShutdownState};
@@ -65,6 +67,7 @@ impl fmt::Debug for Deps {
 /// The whole API.
 pub fn router(deps: Deps) -> Router {
     let limits = limits(&deps.server);
+    let meters = Meters::new();
     let health = HealthState {
         snapshot: deps.health.clone(),
         clock: deps.clock,
@@ -91,6 +94,7 @@ pub fn router(deps: Deps) -> Router {
         .layer(DefaultBodyLimit::max(limits.body.bytes))
         .layer(from_fn_with_state(limits, layers::outermost))
         .merge(health)
+        .layer(MapFutureLayer::new(move |answer| meters.clone().measure(answer)))
 }
 
 fn limits(server: &ServerConfig) -> RequestLimits {

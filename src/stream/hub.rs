@@ -12,14 +12,17 @@
 //! 3. Only committed events are told: owners tell them after the commit, whether by [`Hub::publish`] here or by the bus from
 //!    elsewhere ([`Hub::hear`], [`Hub::announce`]). What comes from elsewhere may come late, twice or not at all; it never
 //!    takes the window back.
-//! 4. The lock of the window and the one of the listeners are never held together, and neither across an await.
+//! 4. What a listener has got it says after each round ([`Subscription::handed`]); one that never did waits for nothing.
+//! 5. The lock of the window and the one of the listeners are never held together, and neither across an await.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, Seq};
 
@@ -89,7 +92,7 @@ impl Hub {
             return;
         };
         let feed = self.feed(account);
-        let batch = Arc::new(Batch { account, first, events, frames: OnceLock::new() });
+        let batch = Arc::new(Batch { account, first, events, told_at: Instant::now(), frames: OnceLock::new() });
         feed.window().push(batch, last, self.window, source);
         feed.wake();
     }
@@ -98,9 +101,17 @@ impl Hub {
     pub(super) fn subscribe(&self, account: AccountId, wake: Arc<Notify>) -> Subscription {
         let feed = self.feed(account);
         let id = self.next_listener.fetch_add(1, Ordering::Relaxed);
-        feed.listeners().insert(id, wake);
+        let handed = Arc::new(AtomicI64::new(i64::MAX));
+        feed.listeners().insert(id, Listener { wake, handed: Arc::clone(&handed), since: Instant::now() });
         let rewinds = feed.window().rewinds;
-        Subscription { feed, id, rewinds }
+        Subscription { feed, id, handed, rewinds }
+    }
+
+    /// For how long the event has waited that a session waits for longest: since it was told here, or since the session
+    /// followed the account if that was later. A lower bound where an event is in no window any more; zero if none waits.
+    pub fn lag(&self) -> Duration {
+        let feeds: Vec<_> = self.feeds.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        feeds.iter().filter_map(|feed| feed.waiting_since()).min().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn feed(&self, account: AccountId) -> Arc<Feed> {
@@ -114,7 +125,16 @@ impl Hub {
 #[derive(Debug, Default)]
 struct Feed {
     window: Mutex<Window>,
-    listeners: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    listeners: Mutex<BTreeMap<u64, Listener>>,
+}
+
+/// Whom to wake.
+#[derive(Debug)]
+struct Listener {
+    wake: Arc<Notify>,
+    /// The last event that it has got.
+    handed: Arc<AtomicI64>,
+    since: Instant,
 }
 
 impl Feed {
@@ -123,12 +143,20 @@ impl Feed {
     }
 
     fn wake(&self) {
-        for wake in self.listeners().values() {
-            wake.notify_one();
+        for listener in self.listeners().values() {
+            listener.wake.notify_one();
         }
     }
 
-    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+    fn waiting_since(&self) -> Option<Instant> {
+        let listeners = self.listeners();
+        let cursors: Vec<_> = listeners.values().map(|it| (it.handed.load(Ordering::Relaxed), it.since)).collect();
+        drop(listeners);
+        let window = self.window();
+        cursors.into_iter().filter_map(|(cursor, since)| Some(window.told_after(cursor)?.max(since))).min()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Listener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,11 +170,24 @@ struct Window {
     head: i64,
     /// The newest event that was published here; 0 before the first.
     own: i64,
+    /// When the head was last told of.
+    head_at: Option<Instant>,
     /// How often the sequence went back.
     rewinds: u64,
 }
 
 impl Window {
+    /// Where the first batch after `cursor` begins.
+    fn after(&self, cursor: i64) -> usize {
+        self.batches.partition_point(|batch| batch.last() <= cursor)
+    }
+
+    /// When the first event after `cursor` was told of, or a later one if that one is in the window no more.
+    fn told_after(&self, cursor: i64) -> Option<Instant> {
+        let told = || self.batches.get(self.after(cursor)).map(|batch| batch.told_at).or(self.head_at);
+        if cursor < self.head { told() } else { None }
+    }
+
     fn push(&mut self, batch: Arc<Batch>, last: i64, limit: usize, source: Source) {
         // The one driver here commits in order: its step back means another ledger. Whatever else is not newer was told
         // from elsewhere already.
@@ -163,7 +204,7 @@ impl Window {
             // A gap is filled from the store.
             self.clear();
         }
-        self.head = last;
+        (self.head, self.head_at) = (last, Some(batch.told_at));
         self.held = self.held.saturating_add(batch.events.len());
         self.batches.push_back(batch);
         while self.held > limit {
@@ -177,7 +218,7 @@ impl Window {
         let grown = head.0 > self.head;
         if grown {
             self.clear();
-            self.head = head.0;
+            (self.head, self.head_at) = (head.0, Some(Instant::now()));
         }
         grown
     }
@@ -203,6 +244,7 @@ pub(super) struct Batch {
     account: AccountId,
     first: i64,
     events: Arc<[Recorded]>,
+    told_at: Instant,
     frames: OnceLock<Box<[Utf8Bytes]>>,
 }
 
@@ -238,6 +280,7 @@ pub(super) enum Next {
 pub(super) struct Subscription {
     feed: Arc<Feed>,
     id: u64,
+    handed: Arc<AtomicI64>,
     rewinds: u64,
 }
 
@@ -251,7 +294,7 @@ impl Subscription {
         if cursor.0 >= window.head {
             return Next::Nothing;
         }
-        let from = window.batches.partition_point(|batch| batch.last() <= cursor.0);
+        let from = window.after(cursor.0);
         match window.batches.get(from) {
             Some(batch) if batch.first <= cursor.0.saturating_add(1) => {
                 batches.extend(window.batches.iter().skip(from).take(limit).map(Arc::clone));
@@ -259,6 +302,11 @@ impl Subscription {
             }
             _ => Next::Stored,
         }
+    }
+
+    /// Says that the session has got everything up to `cursor`.
+    pub(super) fn handed(&self, cursor: Seq) {
+        self.handed.store(cursor.0, Ordering::Relaxed);
     }
 
     /// Goes on from the newest event, whatever came before. Returns its number.

@@ -230,6 +230,7 @@ impl Session {
             peer.flush().await?;
             metrics::counter!("hotgo_stream_events_sent_total").increment(sent);
         }
+        follows.values().for_each(|follow| follow.subscription.handed(follow.cursor));
         Ok(more)
     }
 
