@@ -339,6 +339,7 @@ impl Server {
             publish_metrics: Arc::new(|| {}),
             faults: allow_faults.then_some(faults),
             upgrade: None,
+            notices: None,
         };
         let socket = AdminSocket::bind(&dir.path().join(SOCKET_NAME)).await.unwrap();
         let stop = CancellationToken::new();

@@ -24,7 +24,7 @@ use crate::config::{ServerConfig, TradingConfig};
 use crate::engines::Engines;
 use crate::signals::{Commands, IntakeGate};
 use crate::store::Store;
-use crate::{instance, orders, robots, signals};
+use crate::{instance, notice, orders, robots, signals};
 
 /// What the API is made of.
 pub struct Deps {
@@ -123,6 +123,7 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
         instances: instances.clone(),
     };
     let keys = auth::api::KeysState { authenticator: auth, store: store.clone(), clock };
+    let notices = notice::NoticesState { store: store.clone(), clock };
     let shutdown = ShutdownState { control: shutdown, engines, store, clock };
 
     let with_keys = signals::api::routes(signals.clone())
@@ -132,6 +133,7 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
     let protected = with_keys
         .merge(auth::api::routes(keys))
         .merge(instance::api::routes(instances))
+        .merge(notice::routes(notices))
         .merge(shutdown::routes(shutdown))
         .merge(openapi::routes());
     (signals::webhook::routes(signals), protected)

@@ -21,13 +21,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, Seq};
 
+use super::protocol::Reply;
 use super::wire;
 use crate::bus::{Alone, Bus, Message};
+use crate::notice::NoticeOut;
 
 /// Distributes committed events to sessions. One per process; share it in an [`Arc`].
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Hub {
     bus: Arc<dyn Bus>,
     feeds: RwLock<BTreeMap<AccountId, Arc<Feed>>>,
     next_listener: AtomicU64,
+    /// The frame that says which notices are current, if any is.
+    notices: watch::Sender<Option<Utf8Bytes>>,
 }
 
 impl Hub {
@@ -46,7 +50,13 @@ impl Hub {
 
     /// The same, of one instance of several: what is published here is told to the others by the bus.
     pub fn with_bus(window: usize, bus: Arc<dyn Bus>) -> Self {
-        Self { window, bus, feeds: RwLock::default(), next_listener: AtomicU64::new(0) }
+        Self {
+            window,
+            bus,
+            feeds: RwLock::default(),
+            next_listener: AtomicU64::new(0),
+            notices: watch::Sender::new(None),
+        }
     }
 
     /// Offers events to the sessions that follow `account`, here and by the bus elsewhere. Called after each commit, in
@@ -71,6 +81,29 @@ impl Hub {
         if grown {
             feed.wake();
         }
+    }
+
+    /// Tells every session which notices are current, if they are others than before.
+    pub(crate) fn notify(&self, current: Vec<NoticeOut>) {
+        let frame = (!current.is_empty()).then(|| Reply::Notices { items: current }.text());
+        let changed = self.notices.send_if_modified(|told| {
+            let changed = *told != frame;
+            *told = frame;
+            changed
+        });
+        if changed {
+            // Who follows nothing finds it at its next ping.
+            self.feeds.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|feed| feed.wake());
+        }
+    }
+
+    /// Which notices are current: changed from the first, if any is.
+    pub(super) fn notices(&self) -> watch::Receiver<Option<Utf8Bytes>> {
+        let mut notices = self.notices.subscribe();
+        if notices.borrow().is_some() {
+            notices.mark_changed();
+        }
+        notices
     }
 
     /// The accounts that somebody here follows.
