@@ -541,6 +541,38 @@ mod tests {
         assert_eq!(tail.find(started).await, Some(()));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_lag_is_how_long_the_longest_waiting_event_has_waited_for_a_session() {
+        let second = std::time::Duration::from_secs(1);
+        let hub = Hub::new(4);
+        let quick = hub.subscribe(ACCOUNT, Arc::default());
+        let slow = hub.subscribe(ACCOUNT, Arc::default());
+        let _tail = hub.tail(ACCOUNT);
+        for session in [&quick, &slow] {
+            session.handed(Seq(0));
+        }
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), Duration::ZERO, "nothing has happened");
+        hub.publish(ACCOUNT, events(1..=2));
+        tokio::time::advance(second).await;
+        hub.publish(ACCOUNT, events(3..=3));
+        tokio::time::advance(second).await;
+        quick.handed(Seq(3));
+        assert_eq!(hub.lag(), second * 2);
+        slow.handed(Seq(2));
+        assert_eq!(hub.lag(), second);
+        slow.handed(Seq(3));
+        assert_eq!(hub.lag(), Duration::ZERO);
+        hub.announce(ACCOUNT, Seq(9));
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), second, "only the store has them");
+        let late = hub.subscribe(ACCOUNT, Arc::default());
+        late.handed(Seq(0));
+        drop((quick, slow));
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), second, "it waits since it came, however old the events are");
+    }
+
     #[test]
     fn a_dropped_subscription_is_not_woken_and_not_kept() {
         let hub = Hub::new(10);
