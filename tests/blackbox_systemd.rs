@@ -151,6 +151,7 @@ async fn websockets_and_requests_are_counted_and_notices_reach_users() {
         assert!(metrics.lines().any(|shown| shown == line), "no {line} in\n{metrics}");
     }
     let age = metrics.lines().find_map(|line| line.strip_prefix("hotgo_lease_age_seconds ")).unwrap();
+    drop(socket);
     assert!((0.0..20.0).contains(&age.parse::<f64>().unwrap()), "{age}");
     server.assert_stops_clean().await;
 }

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use hotgo::telemetry::recorder;
 
-use crate::world::{World, request};
+use crate::world::{FOLLOWER, World, request};
 
 #[tokio::test]
 async fn every_answer_is_counted_by_its_status_and_timed() {
@@ -19,8 +19,7 @@ async fn every_answer_is_counted_by_its_status_and_timed() {
     }
     assert_eq!(world.send(request(Method::GET, "/api/orders", None, None, "")).await.status, 401);
     assert_eq!(world.send(request(Method::DELETE, "/api/health", None, None, "")).await.status, 405);
-    let kill = world.send(request(Method::POST, "/api/accounts/1/kill", Some(&world.admin), Some("panic"), "{}")).await;
-    assert_eq!(kill.status, 500, "{}", kill.text);
+    assert_eq!(world.post("/api/robots", "panic", FOLLOWER).await.status, 500);
     let text = recorder.handle().render();
     let mut counted: Vec<_> = text.lines().filter(|line| line.starts_with("hotgo_http_requests_total{")).collect();
     counted.sort_unstable();
