@@ -138,7 +138,7 @@ impl Logs {
 
 /// Whether the journal reads what is written to standard error: it is the stream that `JOURNAL_STREAM` names by device and inode
 /// (systemd.exec(5)), and not one that somebody put in its place.
-fn stderr_is_the_journal() -> bool {
+pub fn stderr_is_the_journal() -> bool {
     let Some(named) = config::journal_stream() else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
     stderr.is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))

@@ -92,26 +92,30 @@ async fn a_notify_socket_that_cannot_be_used_is_named() {
 async fn the_journal_gets_the_priority_of_each_line_and_nobody_else_does() {
     for is_journal in [true, false] {
         let mut installation = Installation::new();
-        let (log, config) = (installation.scratch("log"), installation.scratch("settings"));
+        let (file, config) = (installation.scratch("log"), installation.scratch("settings"));
         std::fs::create_dir(&config).unwrap();
         std::fs::write(config.join("config.yaml"), "log: {filter: info}\n").unwrap();
         installation.unset("HOTGO__LOG__FILTER");
         installation.set("HOTGO_CONFIG", config.to_str().unwrap());
         let stream = if is_journal { "$(stat -c %d:%i \"$LOG\")" } else { "8:15" };
-        installation.set("LOG", log.to_str().unwrap());
+        installation.set("LOG", file.to_str().unwrap());
         let script = format!("exec 2>\"$LOG\"; export JOURNAL_STREAM={stream}; exec \"$0\" \"$@\"");
         installation.wrap(["bash", "-c", &script]);
         let server = installation.start().await;
         std::fs::write(config.join("config.yaml"), "nonsense: true\n").unwrap();
         server.signal_process(Signal::Hup);
         let refused = async || {
-            let log = std::fs::read_to_string(&log).unwrap();
+            let log = std::fs::read_to_string(&file).unwrap();
             log.lines().find(|line| line.contains("configuration not reloaded")).map(str::to_owned)
         };
         let refused = eventually(BUDGET, "the reload is refused", refused).await;
         server.assert_stops_clean().await;
-        let log = std::fs::read_to_string(&log).unwrap();
+        let mut log = std::fs::read_to_string(&file).unwrap();
+        let (exit, _) = installation.start_refused().await;
+        assert_ne!(exit, CLEAN);
+        log.push_str(&std::fs::read_to_string(&file).unwrap());
         if is_journal {
+            assert!(log.contains("<3>error:"), "{log}");
             assert!(refused.starts_with("<3>"), "{refused}");
             let taken = log.lines().find(|line| line.contains("account taken")).unwrap();
             assert!(taken.starts_with("<6>"), "{taken}");

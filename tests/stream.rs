@@ -568,3 +568,29 @@ async fn sessions_are_told_at_once_which_notices_are_current_and_new_ones_at_the
     Notices::new(store, Arc::clone(&server.hub), later).look().await.unwrap();
     assert_eq!(early.json().await, json!({ "op": "notices", "items": [] }));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_does_not_read_shows_in_the_lag_until_it_has_read_everything() {
+    const ENOUGH: Duration = Duration::from_millis(100);
+    let server = Server::start(settings(), 1_024).await;
+    server.open_account(1);
+    let mut client = server.follow(1, Some(0)).await;
+    let words = "x".repeat(10_000);
+    let mut head = 0;
+    let grows = async {
+        while server.hub.lag() < ENOUGH {
+            if head < 5_000 {
+                head = server.commit(1, 10, &words);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, grows).await.expect("nobody reads");
+    client.events(1, 0, head).await;
+    let shrinks = async {
+        while !server.hub.lag().is_zero() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, shrinks).await.expect("everything was read");
+}

@@ -162,7 +162,7 @@ impl Driver {
         }
         self.refuse_waiting(&SubmitError::Stopping);
         self.face.update(|status| {
-            status.ready = false;
+            (status.ready, status.lease_at) = (false, None);
             // What another instance has stays its own, and commands for it go on being sent there.
             if !matches!(status.state, STANDBY | HANDING_OVER) {
                 status.state = "stopped";

@@ -234,7 +234,9 @@ impl Session {
             peer.flush().await?;
             metrics::counter!("hotgo_stream_events_sent_total").increment(sent);
         }
-        follows.values().for_each(|follow| follow.subscription.handed(follow.cursor));
+        for follow in follows.values() {
+            follow.subscription.handed(follow.cursor);
+        }
         Ok(more)
     }
 
