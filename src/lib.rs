@@ -16,6 +16,7 @@ pub mod http;
 pub mod instance;
 pub mod lock;
 pub mod market;
+pub mod notice;
 pub mod orders;
 pub mod redis;
 pub mod robots;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use hotgo::cli::{self, Cli, Failure};
+use hotgo::telemetry;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -37,6 +38,7 @@ fn report(cli: &Cli, failure: &Failure) {
         Some(rest) if cli.global.color.on(stderr.is_terminal()) => {
             writeln!(stderr, "\u{1b}[1;31merror:\u{1b}[0m{rest}")
         }
+        _ if telemetry::stderr_is_the_journal() => writeln!(stderr, "<3>{}", text.replace('\n', "\n<3>")),
         _ => writeln!(stderr, "{text}"),
     };
 }

@@ -3,21 +3,22 @@
 //! `tracing` and `metrics` both speak to one recorder per process; [`Logs::install`] and [`install_metrics`] set them, once,
 //! from the command that is being run. Everything else is handed what it needs: tests build recorders of their own.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use tracing::Subscriber;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::reload;
 
 use crate::build_info::BUILD_ID;
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{self, LogConfig, LogFormat};
 
 /// From 100 microseconds to 30 seconds: an fsync, a request, a drain.
 const SECONDS_BUCKETS: [f64; 15] =
@@ -81,13 +82,14 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Opens what the configuration names: standard error, or `hotgo.log` in `log.dir` (mode 0640, appended).
+    /// Opens what the configuration names: standard error (with priorities, where the journal reads it), or `hotgo.log` in `log.dir` (mode 0640, appended).
     ///
     /// # Errors
     /// [`TelemetryError::Filter`] and [`TelemetryError::File`].
     pub fn open(config: &LogConfig, color: Color) -> Result<Self, TelemetryError> {
         let filter = EnvFilter::try_new(&config.filter).map_err(|_| TelemetryError::Filter(config.filter.clone()))?;
         let (writer, ansi) = match &config.dir {
+            None if stderr_is_the_journal() => (BoxMakeWriter::new(Journal), color == Color::Always),
             None => (BoxMakeWriter::new(io::stderr), color.on(io::stderr().is_terminal())),
             Some(dir) => {
                 let path = dir.join("hotgo.log");
@@ -131,6 +133,50 @@ impl Logs {
         let (subscriber, set_filter) = self.subscriber();
         tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice("logs"))?;
         Ok(set_filter)
+    }
+}
+
+/// Whether the journal reads what is written to standard error: it is the stream that `JOURNAL_STREAM` names by device and inode
+/// (systemd.exec(5)), and not one that somebody put in its place.
+pub fn stderr_is_the_journal() -> bool {
+    let Some(named) = config::journal_stream() else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    stderr.is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Standard error, each line with its priority before it, which the journal takes off and files the line under (sd-daemon(3)):
+/// so `journalctl -p err` finds the errors.
+struct Journal;
+
+impl MakeWriter<'_> for Journal {
+    type Writer = JournalLines;
+
+    fn make_writer(&self) -> JournalLines {
+        JournalLines("<6>")
+    }
+
+    fn make_writer_for(&self, meta: &Metadata<'_>) -> JournalLines {
+        JournalLines(match *meta.level() {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        })
+    }
+}
+
+/// Takes an event's lines in one call, as the subscriber writes them.
+struct JournalLines(&'static str);
+
+impl Write for JournalLines {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let prefixed: Vec<u8> =
+            lines.split_inclusive(|byte| *byte == b'\n').flat_map(|line| [self.0.as_bytes(), line].concat()).collect();
+        io::stderr().write_all(&prefixed).map(|()| lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use hotgo::admin::client::{AdminClient, ClientError};
 use hotgo::admin::{
-    AdminError, AdminSocket, AdminState, FaultControl, PhaseReport, PhaseState, SOCKET_NAME, StatusReport, serve,
+    AdminError, AdminSocket, AdminState, FaultControl, Loopback, PhaseReport, PhaseState, SOCKET_NAME, StatusReport,
+    serve,
 };
 use hotgo::store::migrate::{SCHEMA_MAX, SCHEMA_MIN};
 use hotgo::telemetry::recorder;
@@ -308,7 +309,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(bind: Option<std::net::SocketAddr>, allow_faults: bool) -> Self {
+    async fn start(loopback: Option<Loopback>, allow_faults: bool) -> Self {
         let dir = TempDir::new().unwrap();
         let reasons = Arc::new(Mutex::new(Vec::new()));
         let asked = Arc::clone(&reasons);
@@ -339,11 +340,12 @@ impl Server {
             publish_metrics: Arc::new(|| {}),
             faults: allow_faults.then_some(faults),
             upgrade: None,
+            notices: None,
         };
         let socket = AdminSocket::bind(&dir.path().join(SOCKET_NAME)).await.unwrap();
         let stop = CancellationToken::new();
         let mut serving = tokio::task::JoinSet::new();
-        serving.spawn(serve(socket, bind, state, stop.clone()));
+        serving.spawn(serve(socket, loopback, state, stop.clone()));
         Self { dir, stop, serving, reasons }
     }
 
@@ -400,12 +402,69 @@ async fn faults_exist_only_where_they_are_allowed() {
 }
 
 #[tokio::test]
+async fn a_private_port_of_another_process_is_taken_once_it_is_free_and_the_socket_answers_all_the_time() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let refused = Loopback::bind(address, false).await.unwrap_err();
+    assert!(matches!(refused, AdminError::Tcp { address: named, .. } if named == address), "{refused}");
+    let server = Server::start(Some(Loopback::bind(address, true).await.unwrap()), false).await;
+    assert_eq!(server.client().status().await.unwrap().pid, 7);
+    drop(other);
+    let taken = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.expect("the port is taken once it is free");
+    assert_eq!(server.client().status().await.unwrap().pid, 7);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_private_port_stops_all_the_same() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let loopback = Loopback::bind(other.local_addr().unwrap(), true).await.unwrap();
+    Server::start(Some(loopback), false).await.end().await;
+}
+
+#[test]
+fn a_private_port_that_is_taken_keeps_a_server_that_is_alone_from_starting() {
+    let dir = TempDir::new().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let output = main_with(dir.path(), &["http", "--bind", "127.0.0.1:0"], &[("HOTGO__ADMIN__BIND", &address)]);
+    assert!(!output.status.success());
+    let said = stderr(&output);
+    assert!(said.contains(&format!("admin.bind = {address}: cannot listen there")), "{said}");
+}
+
+#[tokio::test]
+async fn status_names_the_sockets_of_slots() {
+    let server = Server::start(None, false).await;
+    let dir = server.dir.path().to_owned();
+    let configured = dir.join("other.sock");
+    let env = [("HOTGO__ADMIN__SOCKET", configured.to_str().unwrap().to_owned())];
+    let asked = dir.clone();
+    let output = tokio::task::spawn_blocking(move || {
+        let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
+        main_with(&asked, &["status"], &env)
+    });
+    let output = output.await.unwrap();
+    ends_with(&output, 10);
+    let there = dir.join(SOCKET_NAME);
+    let help = format!("help: there is {}", there.display());
+    assert!(stderr(&output).contains(&help) && stderr(&output).contains("--socket"), "{}", stderr(&output));
+    server.end().await;
+}
+
+#[tokio::test]
 async fn the_loopback_listener_reads_and_changes_nothing() {
     // The kernel names a free port; the listener takes it a moment later.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let server = Server::start(Some(address), true).await;
+    let loopback = Loopback::bind(address, false).await.unwrap();
+    let server = Server::start(Some(loopback), true).await;
     let ask = |request: String| async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = loop {

@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use hotgo::auth::Authenticator;
+use hotgo::clock::Clock;
+use hotgo::notice::Notices;
 use hotgo::store::sqlite::{OpenOptions, SqliteStore};
-use hotgo::store::{Commit, Role, Store};
+use hotgo::store::{Commit, Notice, Role, Severity, Store};
 use hotgo::stream::{Drain, MAX_MESSAGE_BYTES};
 use serde_json::json;
 use stream_support::{Client, PATIENCE, Said, Server, alarms, settings};
@@ -530,4 +532,65 @@ async fn a_thousand_sessions_get_everything_and_close_within_their_time() {
     }
     server.guards.none_held().await;
     assert_eq!(server.store.reads.load(Ordering::Relaxed), reads, "live events come from memory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_told_at_once_which_notices_are_current_and_new_ones_at_their_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, writer) = SqliteStore::open(&dir.path().join("hotgo.db"), OpenOptions::default()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(writer.run());
+    let server = Server::start_over(Arc::new(store), settings(), 8).await;
+    let account = server.store.ensure_account("paper", "main").await.unwrap().id;
+    let now = Timestamp::from_millis(1_790_000_000_000);
+    let store: Arc<dyn Store> = Arc::<SqliteStore>::clone(&server.store);
+    let notices = Notices::new(Arc::clone(&store), Arc::clone(&server.hub), Clock::standing(now));
+    notices.look().await.unwrap();
+    let mut early = server.follow(account.0, None).await;
+    let notice = |message: &str| Notice {
+        severity: Severity::Major,
+        message: message.to_owned(),
+        created_at: now,
+        effective_at: None,
+    };
+    assert!(notices.add(&notice("first")).await.unwrap());
+    assert!(!notices.add(&notice("first")).await.unwrap());
+    let said = early.json().await;
+    assert_eq!((&said["op"], said["items"].as_array().unwrap().len()), (&json!("notices"), 1), "{said}");
+    let mut late = server.log_in().await;
+    assert_eq!(late.json().await, said);
+    // Another instance stored it.
+    assert!(store.add_notice(&notice("second"), Timestamp::from_micros(0)).await.unwrap());
+    notices.look().await.unwrap();
+    let both = early.json().await;
+    assert_eq!((&both["items"][0]["message"], &both["items"][1]), (&json!("second"), &said["items"][0]), "{both}");
+    let later = Clock::standing(now.after(Duration::from_hours(24)));
+    Notices::new(store, Arc::clone(&server.hub), later).look().await.unwrap();
+    assert_eq!(early.json().await, json!({ "op": "notices", "items": [] }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_does_not_read_shows_in_the_lag_until_it_has_read_everything() {
+    const ENOUGH: Duration = Duration::from_millis(100);
+    let server = Server::start(settings(), 1_024).await;
+    server.open_account(1);
+    let mut client = server.follow(1, Some(0)).await;
+    let words = "x".repeat(10_000);
+    let mut head = 0;
+    let grows = async {
+        while server.hub.lag() < ENOUGH {
+            if head < 5_000 {
+                head = server.commit(1, 10, &words);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, grows).await.expect("nobody reads");
+    client.events(1, 0, head).await;
+    let shrinks = async {
+        while !server.hub.lag().is_zero() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, shrinks).await.expect("everything was read");
 }

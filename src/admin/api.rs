@@ -1,7 +1,7 @@
 //! Routes of the private listener.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
-use super::{AdminError, AdminSocket, StatusReport, UpgradeControl, upgrade};
+use super::{AdminError, AdminSocket, Loopback, StatusReport, UpgradeControl, upgrade};
+use crate::notice::{self, Notices};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_LIMIT_BYTES: usize = 65_536;
@@ -43,6 +43,8 @@ pub struct AdminState {
     pub faults: Option<FaultControl>,
     /// Its part in an upgrade.
     pub upgrade: Option<UpgradeControl>,
+    /// What users are told.
+    pub notices: Option<Notices>,
 }
 
 /// Takes faults as JSON, or says why not.
@@ -92,6 +94,9 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         if let Some(control) = &state.upgrade {
             router = router.merge(upgrade::routes(control.clone()));
         }
+        if let Some(notices) = &state.notices {
+            router = router.merge(notice::private_routes(notices.clone()));
+        }
     }
     router
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
@@ -100,15 +105,15 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
 }
 
 /// Serves the socket, and the loopback address if there is one, until told to stop. Connections that are open then get
-/// half a second. Returns at once if an address cannot be listened on.
+/// half a second. An address that is waited for is served once it is free.
 ///
 /// Cancel safety: dropping it closes the listeners and removes the socket file.
 ///
 /// # Errors
-/// [`AdminError::Tcp`] and [`AdminError::Serve`].
+/// [`AdminError::Serve`].
 pub async fn serve(
     socket: AdminSocket,
-    bind: Option<SocketAddr>,
+    loopback: Option<Loopback>,
     state: AdminState,
     stop: CancellationToken,
 ) -> Result<(), AdminError> {
@@ -124,18 +129,14 @@ pub async fn serve(
     let on_socket = axum::serve(listener, router(state.clone(), Surface::Socket));
     let on_socket = on_socket.with_graceful_shutdown(stop.clone().cancelled_owned());
     let on_loopback = async {
-        let Some(address) = bind else { return Ok(()) };
-        let failed = |source| AdminError::Tcp { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        tracing::info!(address = %listener.local_addr().map_err(failed)?, "private listener");
-        axum::serve(listener, router(state, Surface::Loopback))
-            .with_graceful_shutdown(stop.clone().cancelled_owned())
-            .await
-            .map_err(AdminError::Serve)
+        let Some(loopback) = loopback else { return Ok(()) };
+        let Some(listener) = stop.run_until_cancelled(loopback.listener()).await else { return Ok(()) };
+        tracing::info!(address = ?listener.local_addr(), "private listener");
+        let serving = axum::serve(listener, router(state, Surface::Loopback));
+        serving.with_graceful_shutdown(stop.clone().cancelled_owned()).await
     };
-    let both = async {
-        tokio::try_join!(async { on_socket.await.map_err(AdminError::Serve) }, on_loopback).map(|((), ())| ())
-    };
+    let both =
+        async { tokio::try_join!(on_socket.into_future(), on_loopback).map_err(AdminError::Serve).map(|((), ())| ()) };
     let result = tokio::select! {
         result = both => result,
         () = upkeep => Ok(()),

@@ -5,7 +5,9 @@
 //! | `hotgo_ready` | | 1 if readiness is 200 |
 //! | `hotgo_draining` | | 1 once a shutdown has begun |
 //! | `hotgo_uptime_seconds` | | since the start of the process; it falls when there is another |
-//! | `hotgo_last_shutdown_clean` | | 1 if the shutdown before this start was clean, 0 if not; absent before the first |
+//! | `hotgo_last_shutdown_clean` | | 1 if the last shutdown on this data directory was clean, 0 if not; absent before the first |
+//! | `hotgo_lease_age_seconds` | | how long ago the lease that was renewed longest ago was; 0 without one |
+//! | `hotgo_event_lag_seconds` | | for how long at least the event has waited that a websocket waits for longest; 0 if none does |
 //! | `hotgo_check_ok` | `check` | 1 if the health check of this name passes: `store`, `account:main` .. |
 //! | `hotgo_account_ready` | `account` | 1 if this process trades the account |
 //! | `hotgo_account_epoch` | `account` | the epoch of its lease |
@@ -34,10 +36,18 @@ pub fn publish(status: &StatusReport, health: &HealthSnapshot) {
         gauge!("hotgo_check_ok", "check" => check.name.to_string()).set(truth(check.ok));
     }
     status.engines.iter().for_each(account);
+    let lease_age_ms = status.engines.iter().filter_map(|engine| engine.lease_age_ms).max().unwrap_or_default();
+    gauge!("hotgo_lease_age_seconds").set(Duration::from_millis(lease_age_ms));
     process();
 }
 
-/// Sets how the process before this one ended, if its report is there and can be read.
+/// Sets how long events have waited for websockets: see [`Hub::lag`](crate::stream::Hub::lag).
+pub fn publish_event_lag(lag: Duration) {
+    gauge!("hotgo_event_lag_seconds").set(lag);
+}
+
+/// Sets how the last process on this data directory ended, if its report is there and can be read. During an upgrade that is
+/// one that was there before and ends after this one has started.
 pub fn publish_last_shutdown(report: &Path) {
     #[derive(Deserialize)]
     struct Last {
@@ -104,6 +114,7 @@ mod tests {
             ready: true,
             state: "running".into(),
             epoch: Some(7),
+            lease_age_ms: Some(1_500),
             reason: None,
             owner: None,
             robots_running: 3,
@@ -122,6 +133,7 @@ mod tests {
             "hotgo_check_ok{check=\"store\"} 0",
             "hotgo_account_ready{account=\"main\"} 1",
             "hotgo_account_epoch{account=\"main\"} 7",
+            "hotgo_lease_age_seconds 1.5",
             "hotgo_orders_unknown{account=\"main\"} 2",
             "hotgo_orders_unknown_oldest_seconds{account=\"main\"} 90",
             "hotgo_commands_queued{account=\"main\"} 2",

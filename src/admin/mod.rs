@@ -1,7 +1,7 @@
 //! The private listener: what operators, Prometheus and the deployment tool ask, and what nobody else may.
 //!
 //! `admin.socket`, else `admin.sock` in the data directory, always exists, with mode 0600: the file's permissions are the credentials. `admin.bind`
-//! adds a loopback address with the reading half only. The socket outlives every phase but the last, so that
+//! adds a loopback address with the reading half only; while another slot's process has it, it is waited for. The socket outlives every phase but the last, so that
 //! `main status --watch` sees the drain.
 //!
 //! | | socket | loopback |
@@ -13,6 +13,7 @@
 //! | `POST /accept`: begins to accept, with `server.accept: on_command` | yes | no |
 //! | `GET /self-test`: store, schema, venues, a request | yes | no |
 //! | `POST /hand-over` `{"to": "<instance id>"}`, `POST /take-back`: see `docs/upgrade.md` | yes | no |
+//! | `POST /notices` `{"severity": "major", "message": "..", "effective_at": <ms>}`: tells users | yes | no |
 //! | `GET`, `POST /faults` (only with `venue.paper.allow_faults`) | yes | no |
 
 mod api;
@@ -24,5 +25,5 @@ mod upgrade;
 
 pub use api::{AdminState, FaultControl, SetFaults, Surface, router, serve};
 pub use report::{BlockerReport, EngineReport, PhaseReport, PhaseState, ReloadReport, StatusReport, UnresolvedOrder};
-pub use socket::{AdminError, AdminSocket, SOCKET_NAME, SocketFile};
+pub use socket::{AdminError, AdminSocket, Loopback, SOCKET_NAME, SocketFile};
 pub use upgrade::{SelfTest, SelfTestCheck, UpgradeControl};

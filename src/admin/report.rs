@@ -109,6 +109,9 @@ pub struct EngineReport {
     pub owner: Option<String>,
     /// The lease epoch.
     pub epoch: Option<i64>,
+    /// How long ago its lease was taken or renewed.
+    #[serde(default)]
+    pub lease_age_ms: Option<u64>,
     /// Robots that trade.
     pub robots_running: usize,
     /// Orders that have not ended.
@@ -139,6 +142,7 @@ impl From<&EngineStatus> for EngineReport {
             reason: status.reason.clone(),
             owner: status.owner.as_deref().map(str::to_owned),
             epoch: status.epoch.map(|epoch| epoch.0),
+            lease_age_ms: status.lease_at.map(|at| millis(at.elapsed())),
             robots_running: status.robots_running,
             live_orders: status.live_orders,
             unresolved: unresolved

@@ -2,15 +2,18 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "admin.sock";
 
+/// How soon a port that another process gave up is found.
+const AWAIT_PORT: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no private listener.
@@ -31,7 +34,7 @@ pub enum AdminError {
     #[error("admin.bind = {address}: cannot listen there")]
     Tcp {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
         source: io::Error,
     },
@@ -90,6 +93,48 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
             tracing::debug!(path = %self.0.display(), %error, "the socket file was gone already");
+        }
+    }
+}
+
+/// The loopback address.
+#[derive(Debug)]
+pub enum Loopback {
+    /// It is listened on.
+    Bound(TcpListener),
+    /// Another process has it, and this one as soon as it is free.
+    Awaited(SocketAddr),
+}
+
+impl Loopback {
+    /// Listens on the address. If this process is `beside` another one, that one may have the same address: then it is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`AdminError::Tcp`].
+    pub async fn bind(address: SocketAddr, beside: bool) -> Result<Self, AdminError> {
+        match TcpListener::bind(address).await {
+            Ok(listener) => Ok(Self::Bound(listener)),
+            Err(error) if beside && error.kind() == io::ErrorKind::AddrInUse => {
+                tracing::warn!(%address, "admin.bind is another process's; it is taken once that one has ended");
+                Ok(Self::Awaited(address))
+            }
+            Err(source) => Err(AdminError::Tcp { address, source }),
+        }
+    }
+
+    /// The listener, as soon as there is one. Cancel safe.
+    pub(super) async fn listener(self) -> TcpListener {
+        let address = match self {
+            Self::Bound(listener) => return listener,
+            Self::Awaited(address) => address,
+        };
+        loop {
+            tokio::time::sleep(AWAIT_PORT).await;
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(error) => tracing::debug!(%address, %error, "admin.bind is not free yet"),
+            }
         }
     }
 }

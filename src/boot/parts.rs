@@ -20,7 +20,7 @@ use super::slot::{Accepting, Trial, listener, upgrade_control};
 use super::venues::{Venues, fault_control};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
-use crate::admin::{self, AdminSocket, AdminState, UpgradeControl};
+use crate::admin::{self, AdminSocket, AdminState, Loopback, UpgradeControl};
 use crate::auth::{Authenticator, Secret};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
@@ -32,6 +32,7 @@ use crate::http::{self, RateLimits};
 use crate::instance::inbox::Inbox;
 use crate::instance::{self, Instances};
 use crate::market::{MarketHub, MarketRunner, symbol_info};
+use crate::notice::Notices;
 use crate::signals::{Commands, IntakeGate, Remote};
 use crate::store::{Database, InstanceRow, Store};
 use crate::stream::{self, Hub, StreamDeps};
@@ -87,6 +88,10 @@ pub(super) async fn start(
     let (beside, build_id, database) = (data_dir.has_others(), options.build_id.as_str(), config.database()?);
     let boot = Boot { config, beside, handle, phases, clock, instance, address, build_id, database };
     let admin_socket = AdminSocket::bind(&config.admin_socket()).await?;
+    let loopback = match config.admin.bind {
+        Some(address) => Some(Loopback::bind(address, beside).await?),
+        None => None,
+    };
 
     let store = boot.store().await?;
     let redis = boot.redis()?;
@@ -127,10 +132,11 @@ pub(super) async fn start(
         last_reload,
         instances: instances.clone(),
         accepting: accepting.clone(),
+        hub: Arc::clone(&hub),
     };
     let commands = boot.commands(&store, &registry, &bus, &hub)?;
     boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
-    let websockets = boot.websockets(hub, &store, &auth, sessions, drain_notice);
+    let websockets = boot.websockets(Arc::clone(&hub), &store, &auth, sessions, drain_notice);
     let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
     boot.share_limits(redis.as_ref(), &store, &rates)?;
     let front = Front { commands, auth, rates, intake };
@@ -143,7 +149,8 @@ pub(super) async fn start(
         router: router.clone(),
     };
     let upgrade = upgrade_control(&accepting, &instances, trial);
-    boot.admin(admin_socket, &views, (venues.paper, upgrade), metrics)?;
+    let notices = boot.notices(&store, hub)?;
+    boot.admin((admin_socket, loopback), &views, (venues.paper, upgrade, notices), metrics)?;
     boot.serve(router, (listener, shared), accepting)?;
     introduce(first_token, address);
     if options.demo {
@@ -325,14 +332,14 @@ impl Boot<'_> {
 
     fn admin(
         &self,
-        socket: AdminSocket,
+        (socket, loopback): (AdminSocket, Option<Loopback>),
         views: &Views,
-        (paper, upgrade): (Option<PaperVenue>, UpgradeControl),
+        (paper, upgrade, notices): (Option<PaperVenue>, UpgradeControl, Notices),
         metrics: PrometheusHandle,
     ) -> Result<(), BootError> {
         let (status, shown) = (views.clone(), views.clone());
         let (plan, trigger, gauges) = (self.handle.clone(), self.handle.clone(), self.handle.clone());
-        admin::metrics::publish_last_shutdown(&self.config.data_dir.join(super::LAST_SHUTDOWN));
+        let last_shutdown = self.config.data_dir.join(super::LAST_SHUTDOWN);
         let state = AdminState {
             status: Arc::new(move || status.status()),
             plan: Arc::new(move || serde_json::to_value(plan.plan()).unwrap_or_default()),
@@ -344,13 +351,16 @@ impl Boot<'_> {
             publish_metrics: Arc::new(move || {
                 gauges.publish_metrics();
                 admin::metrics::publish(&shown.status(), &shown.health());
+                admin::metrics::publish_event_lag(shown.hub.lag());
+                admin::metrics::publish_last_shutdown(&last_shutdown);
             }),
             faults: paper.filter(|_| self.config.venue.paper.allow_faults).map(fault_control),
             upgrade: Some(upgrade),
+            notices: Some(notices),
         };
         // It answers until everything else is closed: this is where one looks when a shutdown takes long.
         let stop = self.handle.token(self.phases.close_stores);
-        let serving = admin::serve(socket, self.config.admin.bind, state, stop);
+        let serving = admin::serve(socket, loopback, state, stop);
         self.run(self.phases.close_stores, "private listener", async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the private listener ended");
@@ -392,6 +402,14 @@ impl Boot<'_> {
         let others = stream::follow_others(Arc::clone(hub), Arc::clone(bus), Arc::clone(store), engines, stop);
         self.run(self.phases.close_streams, "events of other instances", others)?;
         Ok(commands)
+    }
+
+    /// Tells websockets of notices, whichever instance stored them.
+    fn notices(&self, store: &Arc<dyn Store>, hub: Arc<Hub>) -> Result<Notices, BootError> {
+        let notices = Notices::new(Arc::clone(store), hub, self.clock);
+        let stop = self.handle.token(self.phases.close_streams);
+        self.run(self.phases.close_streams, "notices", notices.clone().run(stop))?;
+        Ok(notices)
     }
 
     fn websockets(

@@ -21,6 +21,7 @@ use crate::http::{
 };
 use crate::instance::Instances;
 use crate::redis::Redis;
+use crate::stream::Hub;
 
 /// What all views read.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub(super) struct Views {
     pub(super) last_reload: watch::Receiver<Option<LastReload>>,
     pub(super) instances: Instances,
     pub(super) accepting: Accepting,
+    pub(super) hub: Arc<Hub>,
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -1,5 +1,7 @@
 //! `main status`: asks the running server's private socket.
 
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{ExitCode, Failure, Global, Output, StatusArgs, Style};
@@ -7,6 +9,8 @@ use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::{EngineReport, PhaseState, StatusReport};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the units of `manifest/systemd` put the slots' sockets.
+const RUNTIME_DIR: &str = "/run/hotgo";
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, Failure> {
@@ -16,7 +20,12 @@ pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, 
         None => global.load(&[])?.config.admin_socket(),
     };
     let client = AdminClient::new(&socket, ANSWER_TIMEOUT);
-    let first = client.status().await?;
+    let first = match client.status().await {
+        Err(error @ ClientError::Unreachable { .. }) if args.socket.is_none() => {
+            return Err(unreachable(error, &socket));
+        }
+        answered => answered?,
+    };
     if args.watch {
         return watch(out, &client, first).await;
     }
@@ -26,6 +35,25 @@ pub(super) async fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, 
         out.line(text(out, &first))?;
     }
     Ok(ExitCode::Ok)
+}
+
+/// Nobody answers on the configured socket: names others, since slots have one each that only their units name.
+fn unreachable(error: ClientError, configured: &Path) -> Failure {
+    let beside = configured.parent();
+    let mut others: Vec<_> = beside.into_iter().chain([Path::new(RUNTIME_DIR)]).flat_map(sockets).collect();
+    others.sort();
+    others.dedup();
+    let failure = Failure::from(error);
+    if others.is_empty() {
+        return failure;
+    }
+    failure.help(format!("there is {}; name the one you mean with --socket", others.join(" and ")))
+}
+
+/// The sockets in a directory, as far as it can be read.
+fn sockets(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = dir.read_dir().into_iter().flatten().flatten();
+    entries.filter(|it| it.file_type().is_ok_and(|it| it.is_socket())).map(|it| it.path().display().to_string())
 }
 
 /// On a terminal one picture is drawn again and again; elsewhere a line is printed when something has changed.
@@ -177,6 +205,7 @@ mod tests {
                 reason: None,
                 owner: None,
                 epoch: Some(3),
+                lease_age_ms: None,
                 robots_running: 2,
                 live_orders: 5,
                 unresolved: vec![UnresolvedOrder { client_order_id: "h01".to_owned(), age_ms: 1_200 }],

@@ -30,6 +30,7 @@ pub use sections::{
 };
 pub use show::{Setting, redact};
 pub use shutdown::{PlannedPhase, ShutdownConfig};
+pub(crate) use sources::journal_stream;
 pub use sources::{Origin, Sources, terminal_takes_color};
 pub use store::{Migrate, StoreConfig, StoreFault};
 pub use trading::{AccountConfig, BINANCE, PAPER, PaperConfig, TradingConfig, VenueConfig};

@@ -196,3 +196,8 @@ pub fn terminal_takes_color() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !no_color && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
+
+/// Which stream systemd's journal reads, as `device:inode`, if it has said so.
+pub(crate) fn journal_stream() -> Option<String> {
+    std::env::var_os("JOURNAL_STREAM")?.into_string().ok()
+}

@@ -178,7 +178,7 @@ impl Driver {
         }
         self.refuse_waiting(&SubmitError::Stopping);
         self.face.update(|status| {
-            status.ready = false;
+            (status.ready, status.lease_at) = (false, None);
             // What another instance has stays its own, and commands for it go on being sent there.
             if !matches!(status.state, STANDBY | HANDING_OVER) {
                 status.state = "stopped";
@@ -311,6 +311,7 @@ impl Driver {
         let was_here = self.face.status().state == HANDING_OVER;
         self.face.update(|status| {
             (status.ready, status.state, status.owner, status.epoch) = (false, state, owner.or(heir), None);
+            status.lease_at = None;
             status.awaited = state == STANDBY;
             (status.robots_running, status.live_orders, status.unresolved) = (0, 0, Vec::new());
             if was_here {

@@ -98,6 +98,8 @@ pub struct EngineStatus {
     pub owner: Option<Arc<str>>,
     /// The lease epoch.
     pub epoch: Option<Epoch>,
+    /// When the lease was last taken or renewed; nothing while the account is another's.
+    pub lease_at: Option<Instant>,
     /// Robots by run state that trade.
     pub robots_running: usize,
     /// Orders that have not ended.

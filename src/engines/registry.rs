@@ -101,6 +101,7 @@ impl EngineRegistry {
                 reason: None,
                 owner: None,
                 epoch: None,
+                lease_at: None,
                 robots_running: 0,
                 live_orders: 0,
                 unresolved: Vec::new(),

@@ -8,6 +8,7 @@ mod health;
 pub(crate) mod idempotency;
 mod json;
 mod layers;
+mod meters;
 mod openapi;
 pub(crate) mod page;
 mod problem;

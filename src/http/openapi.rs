@@ -43,6 +43,7 @@ const ABOUT: &str = "Robots, orders and signals of a trading server that may be 
         (name = "orders", description = "Orders and their fills"),
         (name = "accounts", description = "Accounts, balances, positions and their history"),
         (name = "instances", description = "The processes that trade on this database"),
+        (name = "notices", description = "What users are told about releases"),
         (name = "shutdown", description = "Stopping the server"),
         (name = "keys", description = "API keys"),
     )

@@ -7,11 +7,13 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Extension, Router};
+use tower::util::MapFutureLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::extract::BodyLimits;
 use super::health::{self, HealthSnapshot, HealthState};
 use super::layers::{self, RequestLimits};
+use super::meters::Meters;
 use super::problem::Problem;
 use super::rate::{self, RateLimits};
 use super::shutdown::{self, ShutdownControl, ShutdownState};
@@ -22,7 +24,7 @@ use crate::config::{ServerConfig, TradingConfig};
 use crate::engines::Engines;
 use crate::signals::{Commands, IntakeGate};
 use crate::store::Store;
-use crate::{instance, orders, robots, signals};
+use crate::{instance, notice, orders, robots, signals};
 
 /// What the API is made of.
 pub struct Deps {
@@ -65,6 +67,7 @@ impl fmt::Debug for Deps {
 /// The whole API.
 pub fn router(deps: Deps) -> Router {
     let limits = limits(&deps.server);
+    let meters = Meters::new();
     let health = HealthState {
         snapshot: deps.health.clone(),
         clock: deps.clock,
@@ -91,6 +94,7 @@ pub fn router(deps: Deps) -> Router {
         .layer(DefaultBodyLimit::max(limits.body.bytes))
         .layer(from_fn_with_state(limits, layers::outermost))
         .merge(health)
+        .layer(MapFutureLayer::new(move |answer| meters.clone().measure(answer)))
 }
 
 fn limits(server: &ServerConfig) -> RequestLimits {
@@ -119,6 +123,7 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
         instances: instances.clone(),
     };
     let keys = auth::api::KeysState { authenticator: auth, store: store.clone(), clock };
+    let notices = notice::NoticesState { store: store.clone(), clock };
     let shutdown = ShutdownState { control: shutdown, engines, store, clock };
 
     let with_keys = signals::api::routes(signals.clone())
@@ -128,6 +133,7 @@ fn features(deps: Deps) -> (OpenApiRouter, OpenApiRouter) {
     let protected = with_keys
         .merge(auth::api::routes(keys))
         .merge(instance::api::routes(instances))
+        .merge(notice::routes(notices))
         .merge(shutdown::routes(shutdown))
         .merge(openapi::routes());
     (signals::webhook::routes(signals), protected)

@@ -299,6 +299,40 @@ pub struct AuditEntry {
     pub target: String,
 }
 
+/// How much a release matters to users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// May affect trading: told a day ahead.
+    Major,
+    /// Told afterwards.
+    Minor,
+    /// Told at once, with what was fixed.
+    Hotfix,
+}
+
+/// What users are told about a release. Row of `hg_sys_notice`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// How much it matters.
+    pub severity: Severity,
+    /// In words.
+    pub message: String,
+    /// When it was told.
+    pub created_at: Timestamp,
+    /// When what it is about happens, if it did not already.
+    pub effective_at: Option<Timestamp>,
+}
+
+/// A notice with its number; later ones have higher numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredNotice {
+    /// Its number.
+    pub id: i64,
+    /// The notice.
+    pub notice: Notice,
+}
+
 /// Where an account's history stands: for health, the stream and the checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
@@ -431,6 +465,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn has_api_keys(&self) -> Result<bool, StoreError>;
     /// Notes a privileged act.
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
+
+    /// Stores a notice, unless one that [`Store::notices`] gives for the same `since` says the same for the same time. Whether
+    /// it was stored.
+    async fn add_notice(&self, notice: &Notice, since: Timestamp) -> Result<bool, StoreError>;
+    /// Notices of what happens after `since`, or that were told after it if they are about nothing to come; newest first, 100
+    /// at most.
+    async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError>;
 
     /// Takes a nonce of a signed request, durably: true for one caller, ever. Of calls with the same key and nonce, in
     /// whatever process, one gets true, and none once `expires_at` has passed by the database's clock: so what has

@@ -18,7 +18,10 @@ use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
-use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError, Stored, StoredFill, Waiting};
+use super::{
+    Account, ApiKey, FillFilter, Head, LeaseRow, Notice, OrderFilter, StoreError, Stored, StoredFill, StoredNotice,
+    Waiting,
+};
 
 pub(super) type Read<T> = Result<T, StoreError>;
 
@@ -50,6 +53,7 @@ impl From<sqlx::Error> for StoreError {
 
 /// The most rows that one call gives, whatever it asks for.
 const MAX_LIMIT: u32 = 10_000;
+const MAX_NOTICES: u32 = 100;
 
 pub(super) const ACCOUNT: &str = "SELECT id, venue, label FROM hg_trading_account";
 pub(super) const ROBOT: &str =
@@ -248,6 +252,14 @@ pub(super) fn to_position<R: Row>(row: &R) -> Read<Position> {
         fees: row.parse()?,
         version: row.integer()?,
     })
+}
+
+fn to_notice<R: Row>(row: &R) -> Read<StoredNotice> {
+    let mut row = Columns::of(row);
+    let id = row.integer()?;
+    let (severity, message) = (row.parse()?, row.text()?.into_owned());
+    let notice = Notice { severity, message, created_at: row.time()?, effective_at: row.time_opt()? };
+    Ok(StoredNotice { id, notice })
 }
 
 pub(super) fn to_balance<R: Row>(row: &mut Columns<'_, R>) -> Read<Balance> {
@@ -553,6 +565,14 @@ pub(super) async fn api_keys(on: &mut impl Reader) -> Read<Vec<ApiKey>> {
 
 pub(super) async fn has_api_keys(on: &mut impl Reader) -> Read<bool> {
     Ok(Query::new("SELECT count(*) FROM (SELECT 1 FROM hg_sys_api_key LIMIT 1) AS one").number(on).await? > 0)
+}
+
+pub(super) async fn notices(on: &mut impl Reader, since: Timestamp) -> Read<Vec<StoredNotice>> {
+    Query::new("SELECT id, severity, message, created_at, effective_at FROM hg_sys_notice")
+        .filter("COALESCE(effective_at, created_at) > ?", Some(since.micros()))
+        .page("id DESC", MAX_NOTICES)
+        .all(on, to_notice)
+        .await
 }
 
 /// The account, as the one transaction that `on` is sees it.

@@ -12,19 +12,24 @@
 //! 3. Only committed events are told: owners tell them after the commit, whether by [`Hub::publish`] here or by the bus from
 //!    elsewhere ([`Hub::hear`], [`Hub::announce`]). What comes from elsewhere may come late, twice or not at all; it never
 //!    takes the window back.
-//! 4. The lock of the window and the one of the listeners are never held together, and neither across an await.
+//! 4. What a listener has got it says after each round ([`Subscription::handed`]); one that never did waits for nothing.
+//! 5. The lock of the window and the one of the listeners are never held together, and neither across an await.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use trading::event::{Event, Recorded};
 use trading::ids::{AccountId, Seq};
 
+use super::protocol::Reply;
 use super::wire;
 use crate::bus::{Alone, Bus, Message};
+use crate::notice::NoticeOut;
 
 /// Distributes committed events to sessions. One per process; share it in an [`Arc`].
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub struct Hub {
     bus: Arc<dyn Bus>,
     feeds: RwLock<BTreeMap<AccountId, Arc<Feed>>>,
     next_listener: AtomicU64,
+    /// The frame that says which notices are current, if any is.
+    notices: watch::Sender<Option<Utf8Bytes>>,
 }
 
 impl Hub {
@@ -43,7 +50,13 @@ impl Hub {
 
     /// The same, of one instance of several: what is published here is told to the others by the bus.
     pub fn with_bus(window: usize, bus: Arc<dyn Bus>) -> Self {
-        Self { window, bus, feeds: RwLock::default(), next_listener: AtomicU64::new(0) }
+        Self {
+            window,
+            bus,
+            feeds: RwLock::default(),
+            next_listener: AtomicU64::new(0),
+            notices: watch::Sender::new(None),
+        }
     }
 
     /// Offers events to the sessions that follow `account`, here and by the bus elsewhere. Called after each commit, in
@@ -70,6 +83,29 @@ impl Hub {
         }
     }
 
+    /// Tells every session which notices are current, if they are others than before.
+    pub(crate) fn notify(&self, current: Vec<NoticeOut>) {
+        let frame = (!current.is_empty()).then(|| Reply::Notices { items: current }.text());
+        let changed = self.notices.send_if_modified(|told| {
+            let changed = *told != frame;
+            *told = frame;
+            changed
+        });
+        if changed {
+            // Who follows nothing finds it at its next ping.
+            self.feeds.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|feed| feed.wake());
+        }
+    }
+
+    /// Which notices are current: changed from the first, if any is.
+    pub(super) fn notices(&self) -> watch::Receiver<Option<Utf8Bytes>> {
+        let mut notices = self.notices.subscribe();
+        if notices.borrow().is_some() {
+            notices.mark_changed();
+        }
+        notices
+    }
+
     /// The accounts that somebody here follows.
     pub fn followed(&self) -> Vec<AccountId> {
         let feeds = self.feeds.read().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +125,7 @@ impl Hub {
             return;
         };
         let feed = self.feed(account);
-        let batch = Arc::new(Batch { account, first, events, frames: OnceLock::new() });
+        let batch = Arc::new(Batch { account, first, events, told_at: Instant::now(), frames: OnceLock::new() });
         feed.window().push(batch, last, self.window, source);
         feed.wake();
     }
@@ -98,9 +134,17 @@ impl Hub {
     pub(super) fn subscribe(&self, account: AccountId, wake: Arc<Notify>) -> Subscription {
         let feed = self.feed(account);
         let id = self.next_listener.fetch_add(1, Ordering::Relaxed);
-        feed.listeners().insert(id, wake);
+        let handed = Arc::new(AtomicI64::new(i64::MAX));
+        feed.listeners().insert(id, Listener { wake, handed: Arc::clone(&handed), since: Instant::now() });
         let rewinds = feed.window().rewinds;
-        Subscription { feed, id, rewinds }
+        Subscription { feed, id, handed, rewinds }
+    }
+
+    /// For how long the event has waited that a session waits for longest: since it was told here, or since the session
+    /// followed the account if that was later. A lower bound where an event is in no window any more; zero if none waits.
+    pub fn lag(&self) -> Duration {
+        let feeds: Vec<_> = self.feeds.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        feeds.iter().filter_map(|feed| feed.waiting_since()).min().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn feed(&self, account: AccountId) -> Arc<Feed> {
@@ -114,7 +158,16 @@ impl Hub {
 #[derive(Debug, Default)]
 struct Feed {
     window: Mutex<Window>,
-    listeners: Mutex<BTreeMap<u64, Arc<Notify>>>,
+    listeners: Mutex<BTreeMap<u64, Listener>>,
+}
+
+/// Whom to wake.
+#[derive(Debug)]
+struct Listener {
+    wake: Arc<Notify>,
+    /// The last event that it has got.
+    handed: Arc<AtomicI64>,
+    since: Instant,
 }
 
 impl Feed {
@@ -123,12 +176,20 @@ impl Feed {
     }
 
     fn wake(&self) {
-        for wake in self.listeners().values() {
-            wake.notify_one();
+        for listener in self.listeners().values() {
+            listener.wake.notify_one();
         }
     }
 
-    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Notify>>> {
+    fn waiting_since(&self) -> Option<Instant> {
+        let listeners = self.listeners();
+        let cursors: Vec<_> = listeners.values().map(|it| (it.handed.load(Ordering::Relaxed), it.since)).collect();
+        drop(listeners);
+        let window = self.window();
+        cursors.into_iter().filter_map(|(cursor, since)| Some(window.told_after(cursor)?.max(since))).min()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, Listener>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -142,11 +203,24 @@ struct Window {
     head: i64,
     /// The newest event that was published here; 0 before the first.
     own: i64,
+    /// When the head was last told of.
+    head_at: Option<Instant>,
     /// How often the sequence went back.
     rewinds: u64,
 }
 
 impl Window {
+    /// Where the first batch after `cursor` begins.
+    fn after(&self, cursor: i64) -> usize {
+        self.batches.partition_point(|batch| batch.last() <= cursor)
+    }
+
+    /// When the first event after `cursor` was told of, or a later one if that one is in the window no more.
+    fn told_after(&self, cursor: i64) -> Option<Instant> {
+        let told = || self.batches.get(self.after(cursor)).map(|batch| batch.told_at).or(self.head_at);
+        if cursor < self.head { told() } else { None }
+    }
+
     fn push(&mut self, batch: Arc<Batch>, last: i64, limit: usize, source: Source) {
         // The one driver here commits in order: its step back means another ledger. Whatever else is not newer was told
         // from elsewhere already.
@@ -163,7 +237,7 @@ impl Window {
             // A gap is filled from the store.
             self.clear();
         }
-        self.head = last;
+        (self.head, self.head_at) = (last, Some(batch.told_at));
         self.held = self.held.saturating_add(batch.events.len());
         self.batches.push_back(batch);
         while self.held > limit {
@@ -177,7 +251,7 @@ impl Window {
         let grown = head.0 > self.head;
         if grown {
             self.clear();
-            self.head = head.0;
+            (self.head, self.head_at) = (head.0, Some(Instant::now()));
         }
         grown
     }
@@ -203,6 +277,7 @@ pub(super) struct Batch {
     account: AccountId,
     first: i64,
     events: Arc<[Recorded]>,
+    told_at: Instant,
     frames: OnceLock<Box<[Utf8Bytes]>>,
 }
 
@@ -238,6 +313,7 @@ pub(super) enum Next {
 pub(super) struct Subscription {
     feed: Arc<Feed>,
     id: u64,
+    handed: Arc<AtomicI64>,
     rewinds: u64,
 }
 
@@ -251,7 +327,7 @@ impl Subscription {
         if cursor.0 >= window.head {
             return Next::Nothing;
         }
-        let from = window.batches.partition_point(|batch| batch.last() <= cursor.0);
+        let from = window.after(cursor.0);
         match window.batches.get(from) {
             Some(batch) if batch.first <= cursor.0.saturating_add(1) => {
                 batches.extend(window.batches.iter().skip(from).take(limit).map(Arc::clone));
@@ -259,6 +335,11 @@ impl Subscription {
             }
             _ => Next::Stored,
         }
+    }
+
+    /// Says that the session has got everything up to `cursor`.
+    pub(super) fn handed(&self, cursor: Seq) {
+        self.handed.store(cursor.0, Ordering::Relaxed);
     }
 
     /// Goes on from the newest event, whatever came before. Returns its number.
@@ -458,6 +539,38 @@ mod tests {
         assert_eq!(tail.find(started).await, None, "the sequence went back");
         hub.publish(ACCOUNT, events(3..=3));
         assert_eq!(tail.find(started).await, Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lag_is_how_long_the_longest_waiting_event_has_waited_for_a_session() {
+        let second = std::time::Duration::from_secs(1);
+        let hub = Hub::new(4);
+        let quick = hub.subscribe(ACCOUNT, Arc::default());
+        let slow = hub.subscribe(ACCOUNT, Arc::default());
+        let _tail = hub.tail(ACCOUNT);
+        for session in [&quick, &slow] {
+            session.handed(Seq(0));
+        }
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), Duration::ZERO, "nothing has happened");
+        hub.publish(ACCOUNT, events(1..=2));
+        tokio::time::advance(second).await;
+        hub.publish(ACCOUNT, events(3..=3));
+        tokio::time::advance(second).await;
+        quick.handed(Seq(3));
+        assert_eq!(hub.lag(), second * 2);
+        slow.handed(Seq(2));
+        assert_eq!(hub.lag(), second);
+        slow.handed(Seq(3));
+        assert_eq!(hub.lag(), Duration::ZERO);
+        hub.announce(ACCOUNT, Seq(9));
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), second, "only the store has them");
+        let late = hub.subscribe(ACCOUNT, Arc::default());
+        late.handed(Seq(0));
+        drop((quick, slow));
+        tokio::time::advance(second).await;
+        assert_eq!(hub.lag(), second, "it waits since it came, however old the events are");
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! | `{"op":"pong"}` | |
 //! | `{"op":"event","account":1,"seq":42,"at_us":..,"event":"order","data":{..}}` | what `GET /api/events` gives, see [`EventOut`](crate::orders::EventOut) |
 //! | `{"op":"resync","account":1,"reason":"ahead"\|"too_old","head_seq","oldest_seq"}` | not followed (any more): `since_seq` is above the ledger's head, because the ledger went back, or older than what it holds. Read the state anew, then subscribe |
+//! | `{"op":"notices","items":[{"id":7,"severity":"major","message":"..","created_at_us":..,"effective_at_us":..}]}` | what users are told about releases, as `GET /api/notices` gives it: after the welcome if there is any, and whenever that changes |
 //! | `{"op":"draining","reason":"stop"\|"upgrade","resume":{"1":57}}` | a shutdown has begun; events go on until the Close |
 //! | `{"op":"error","code":"bad_request"\|"not_found","detail","account"}` | the request changed nothing |
 //!

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use trading::ids::{AccountId, Seq};
 
 use super::wire::text;
+use crate::notice::NoticeOut;
 use crate::store::Role;
 
 /// What a client may say. Anything else, unknown fields included, is answered by an error and changes nothing.
@@ -35,6 +36,7 @@ pub(super) enum Reply<'a> {
     Unsubscribed { accounts: Vec<AccountId> },
     Pong,
     Resync { account: AccountId, reason: ResyncReason, head_seq: Option<Seq>, oldest_seq: Option<Seq> },
+    Notices { items: Vec<NoticeOut> },
     Draining { reason: Option<Drain>, resume: &'a Resume },
     Error { code: ErrorCode, detail: &'a str, account: Option<AccountId> },
 }

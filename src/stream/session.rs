@@ -33,6 +33,7 @@ pub(super) struct Session {
     follows: BTreeMap<AccountId, Follow>,
     /// Empty between rounds; kept for its memory.
     batches: Vec<Arc<Batch>>,
+    notices: watch::Receiver<Option<Utf8Bytes>>,
     last_pong: Instant,
 }
 
@@ -49,6 +50,7 @@ struct Follow {
 impl Session {
     pub(super) fn new(socket: WebSocket, shared: Arc<Shared>) -> Self {
         let settings = &shared.deps.settings;
+        let notices = shared.deps.hub.notices();
         let peer = Peer::new(socket, shared.deps.close.clone(), settings.send_timeout, settings.close_timeout);
         Self {
             peer,
@@ -56,6 +58,7 @@ impl Session {
             wake: Arc::default(),
             follows: BTreeMap::new(),
             batches: Vec::new(),
+            notices,
             last_pong: Instant::now(),
         }
     }
@@ -94,6 +97,7 @@ impl Session {
         self.last_pong = Instant::now();
         let mut more = false;
         loop {
+            self.tell_notices().await?;
             tokio::select! {
                 biased;
                 () = &mut closing => return Err(End::Shutdown),
@@ -230,6 +234,9 @@ impl Session {
             peer.flush().await?;
             metrics::counter!("hotgo_stream_events_sent_total").increment(sent);
         }
+        for follow in follows.values() {
+            follow.subscription.handed(follow.cursor);
+        }
         Ok(more)
     }
 
@@ -241,6 +248,16 @@ impl Session {
             return Err(End::Close(code::POLICY, "the key was revoked"));
         }
         self.peer.ping().await
+    }
+
+    /// Tells which notices are current, if that is news.
+    async fn tell_notices(&mut self) -> Result<(), End> {
+        // An error means that the hub is gone, and with it whoever has news.
+        if !self.notices.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        let frame = self.notices.borrow_and_update().clone();
+        self.peer.send(frame.unwrap_or_else(|| Reply::Notices { items: Vec::new() }.text())).await
     }
 
     async fn notice(&mut self, reason: Option<Drain>) -> Result<(), End> {

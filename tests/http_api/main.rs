@@ -13,6 +13,8 @@ mod access;
 mod input;
 mod intake;
 mod limits;
+mod meters;
+mod notices;
 mod reads;
 mod redis;
 mod signed;

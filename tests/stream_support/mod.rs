@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use hotgo::auth::Authenticator;
 use hotgo::store::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, Waiting,
+    LeaseRow, Notice, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, StoredNotice, Waiting,
 };
 use hotgo::stream::{Drain, Guard, Hub, Settings, StreamDeps, routes};
 use serde_json::{Value, json};
@@ -188,6 +188,12 @@ impl Store for MemoryStore {
         Ok(true)
     }
     async fn append_audit(&self, _: &AuditEntry) -> Result<(), StoreError> {
+        unused()
+    }
+    async fn add_notice(&self, _: &Notice, _: Timestamp) -> Result<bool, StoreError> {
+        unused()
+    }
+    async fn notices(&self, _: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
         unused()
     }
     async fn api_key_by_id(&self, _: &str) -> Result<Option<ApiKey>, StoreError> {

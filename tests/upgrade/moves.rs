@@ -217,3 +217,23 @@ async fn who_was_not_asked_to_share_is_not_joined() {
     assert!(stderr.contains("another server uses it"), "{stderr}");
     server.assert_stops_clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_takes_the_private_port_over_and_knows_how_its_predecessor_ended() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut installation = Installation::new();
+    installation.set("HOTGO__ADMIN__BIND", &address.to_string());
+    let (mut host, old) = Host::with(installation).await;
+    let port = Client::tcp(address, None);
+    let asked = async || Some(port.get("/status").await.ok()?.json()["instance"].clone());
+    assert_eq!(asked().await.unwrap(), old.id);
+    let new = host.upgrade(old).await;
+    let taken = async || asked().await.filter(|instance| *instance == new.id);
+    eventually(PATIENCE, "the successor has the private port", taken).await;
+    let metrics = port.get("/metrics").await.unwrap();
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    assert!(metrics.lines().any(|line| line == "hotgo_last_shutdown_clean 1"), "{metrics}");
+    new.server.assert_stops_clean().await;
+}

@@ -14,6 +14,7 @@ mod dump;
 mod inbox;
 mod instance;
 mod lease;
+mod notice;
 mod once;
 mod open;
 mod read;
@@ -52,7 +53,8 @@ use super::sqlite::OpenError;
 use super::writer::{COMMIT_TIMEOUT, Change, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting, read as common,
+    LeaseRow, Notice, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, StoredNotice, Waiting,
+    read as common,
 };
 
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
@@ -240,6 +242,15 @@ impl Store for PostgresStore {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         let entry = entry.clone();
         self.jobs.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn add_notice(&self, notice: &Notice, since: Timestamp) -> Result<bool, StoreError> {
+        let notice = notice.clone();
+        self.jobs.write(move |conn| Box::pin(notice::add(conn, notice, since))).await
+    }
+
+    async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
+        bounded(common::notices(&mut &*self.readers, since)).await
     }
 
     async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {

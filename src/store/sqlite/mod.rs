@@ -17,6 +17,7 @@ mod inbox;
 mod instance;
 mod lease;
 mod lock;
+mod notice;
 mod once;
 mod open;
 mod read;
@@ -57,7 +58,7 @@ use super::read::bounded;
 use super::writer::{COMMIT_TIMEOUT, Change, Jobs};
 use super::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, Waiting,
+    LeaseRow, Notice, OrderFilter, Revocation, Store, StoreError, Stored, StoredFill, StoredNotice, Waiting,
 };
 use once::Nonces;
 
@@ -266,6 +267,15 @@ impl Store for SqliteStore {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         let entry = entry.clone();
         self.write(move |conn| Box::pin(lease::append_audit(conn, entry))).await
+    }
+
+    async fn add_notice(&self, notice: &Notice, since: Timestamp) -> Result<bool, StoreError> {
+        let notice = notice.clone();
+        self.write(move |conn| Box::pin(notice::add(conn, notice, since))).await
+    }
+
+    async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
+        bounded(common::notices(&mut &self.readers, since)).await
     }
 
     async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {

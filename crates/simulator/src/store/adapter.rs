@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use hotgo::clock::Clock;
 use hotgo::store::{
     Account, ApiKey, AuditEntry, Commit, CommitError, FillFilter, Head, Instance, InstanceRow, Lease, LeaseError,
-    LeaseRow, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, Waiting,
+    LeaseRow, Notice, OrderFilter, Revocation, Role, Store, StoreError, Stored, StoredFill, StoredNotice, Waiting,
 };
 use trading::command::{Command, Record};
 use trading::engine::Snapshot;
@@ -34,6 +34,7 @@ struct Inner {
     store: SimStore,
     api_keys: Vec<ApiKey>,
     audit: Vec<AuditEntry>,
+    notices: Vec<StoredNotice>,
     nonces: BTreeMap<(String, String), Timestamp>,
     rates: BTreeMap<(Timestamp, String), u64>,
     instances: BTreeMap<Arc<str>, (InstanceRow, Timestamp)>,
@@ -75,6 +76,10 @@ fn is_of(account: Option<AccountId>, robot: RobotId) -> bool {
 
 fn page<T>(rows: impl Iterator<Item = T>, limit: u32) -> Vec<T> {
     rows.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect()
+}
+
+fn current(notices: &[StoredNotice], since: Timestamp) -> impl DoubleEndedIterator<Item = &StoredNotice> {
+    notices.iter().filter(move |it| it.notice.effective_at.unwrap_or(it.notice.created_at) > since)
 }
 
 #[async_trait]
@@ -291,6 +296,21 @@ impl Store for SimDatabase {
     async fn append_audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         self.open()?.audit.push(entry.clone());
         Ok(())
+    }
+
+    async fn add_notice(&self, notice: &Notice, since: Timestamp) -> Result<bool, StoreError> {
+        let mut inner = self.open()?;
+        let what = |it: &Notice| (it.severity, it.message.clone(), it.effective_at);
+        let is_known = current(&inner.notices, since).any(|known| what(&known.notice) == what(notice));
+        if !is_known {
+            let id = inner.notices.last().map_or(1, |last| last.id + 1);
+            inner.notices.push(StoredNotice { id, notice: notice.clone() });
+        }
+        Ok(!is_known)
+    }
+
+    async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
+        Ok(current(&self.open()?.notices, since).rev().take(100).cloned().collect())
     }
 
     async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
