@@ -305,9 +305,11 @@ impl Toy {
                 let bad = u64::from(self.behaviour == "errors");
                 let all = self.requests.fetch_add(50, SeqCst) + 50;
                 format!(
-                    "hotgo_http_requests_total{{status=\"200\"}} {}\nhotgo_http_requests_total{{status=\"500\"}} {}\n",
+                    "hotgo_http_requests_total{{status=\"200\"}} {}\nhotgo_http_requests_total{{status=\"500\"}} {}\n\
+                     hotgo_http_request_duration_seconds_sum {}\nhotgo_http_request_duration_seconds_count {all}\n",
                     all * (1 - bad),
-                    all * bad
+                    all * bad,
+                    all / 1_000
                 )
             }
             _ => "{}".to_owned(),

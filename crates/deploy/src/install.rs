@@ -20,10 +20,12 @@ pub const DEPLOY_YAML: &str = include_str!("../../../manifest/systemd/deploy.yam
 const CONFIG_YAML: &str = "# Only what differs from the release's manifest/config/defaults.yaml. `hotgo-deploy checklist before` has `main check` read it.\n\
     data_dir: /var/lib/hotgo\n";
 
-const UNITS: [(&str, &str); 6] = [
+const UNITS: [(&str, &str); 8] = [
     ("hotgo.service", include_str!("../../../manifest/systemd/hotgo.service")),
     ("hotgo.socket", include_str!("../../../manifest/systemd/hotgo.socket")),
     ("hotgo@.service", include_str!("../../../manifest/systemd/hotgo@.service")),
+    ("hotgo@blue.service.d/slot.conf", include_str!("../../../manifest/systemd/hotgo@blue.service.d/slot.conf")),
+    ("hotgo@green.service.d/slot.conf", include_str!("../../../manifest/systemd/hotgo@green.service.d/slot.conf")),
     ("hotgo-wake.service", include_str!("../../../manifest/systemd/hotgo-wake.service")),
     ("hotgo-monitor.service", include_str!("../../../manifest/systemd/hotgo-monitor.service")),
     ("hotgo-monitor.timer", include_str!("../../../manifest/systemd/hotgo-monitor.timer")),

@@ -19,6 +19,8 @@ const ANSWER_LIMIT_BYTES: u64 = 8 << 20;
 const CONNECT_POLL: Duration = Duration::from_millis(20);
 /// What a healthy server needs is milliseconds.
 pub const ANSWER: Duration = Duration::from_secs(2);
+/// A server asks its store for the heir before it answers, for up to 2 s.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// `GET /status`, as far as it matters here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,9 +199,9 @@ impl Instance {
     /// Has it give its accounts to another instance. Twice is once.
     ///
     /// # Errors
-    /// As [`Instance::status`].
+    /// As [`Instance::status`], with a longer timeout.
     pub fn hand_over(&self, to: &str) -> Result<(), Error> {
-        self.post("/hand-over", Some(json!({ "to": to })))
+        self.request("POST", "/hand-over", Some(json!({ "to": to })), HAND_OVER).map(|_| ())
     }
 
     /// Has it take its accounts back.
@@ -312,6 +314,12 @@ pub fn metric_milli(text: &str, name: &str, label: &str) -> Option<u64> {
         }
     }
     sum
+}
+
+/// Whether this line belongs to a metric, or says of which type it is.
+pub fn metric_named(line: &str, family: &str) -> bool {
+    let line = line.strip_prefix("# TYPE ").unwrap_or(line);
+    line.strip_prefix(family).is_some_and(|rest| rest.starts_with(['{', ' ']))
 }
 
 /// `1.5`, `2` or `1.25e-3` in thousandths, without a float.

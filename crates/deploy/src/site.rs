@@ -52,11 +52,12 @@ impl Site {
         self.systemd.show(&colour.unit())
     }
 
-    /// The server in a slot, if it is healthy: this process of systemd's, this build, ready.
+    /// The server in a slot, if it lives: this process of systemd's, this build, and it answers. One account in quarantine
+    /// makes it not ready, and it serves all others.
     ///
     /// # Errors
     /// [`Error::Remote`] says what is wrong. Takes no longer than an answer may.
-    pub fn healthy(&self, colour: Colour, build_id: &str) -> Result<Status, Error> {
+    pub fn alive(&self, colour: Colour, build_id: &str) -> Result<Status, Error> {
         let sick = |what: String| Err(Error::Remote(what));
         let unit = self.unit(colour)?;
         if !unit.is_active() {
@@ -69,10 +70,16 @@ impl Site {
         if status.build_id != build_id {
             return sick(format!("it is build {}, and {build_id} was to start", status.build_id));
         }
-        if !status.ready {
-            return sick(format!("it is not ready ({})", status.phase));
-        }
         Ok(status)
+    }
+
+    /// The server in a slot, if it lives and is ready.
+    ///
+    /// # Errors
+    /// As [`Site::alive`].
+    pub fn healthy(&self, colour: Colour, build_id: &str) -> Result<Status, Error> {
+        let status = self.alive(colour, build_id)?;
+        if status.ready { Ok(status) } else { Err(Error::Remote(format!("it is not ready ({})", status.phase))) }
     }
 
     /// The colour that serves, and its release, if its server is healthy.

@@ -22,63 +22,19 @@
 )]
 
 use std::fs::File;
-use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const BOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/systemd-box");
+#[path = "support/inside.rs"]
+mod inside;
+
+use inside::{Run, begin, end, inside, site_log, turn};
+
 const TOOL: &str = "/usr/local/bin/hotgo-deploy-test";
 const DEPLOY_YAML: &str = "upgrade:\n  probation_s: 1\n  traffic_probation_s: 1\n  min_healthy_s: 2\n  max_unhealthy_s: 3\n  \
      hand_over_timeout_s: 5\nreleases:\n  min_free_mb: 0\nwindows:\n  forbidden: []\n  maintenance: []\n";
-
-#[derive(Debug)]
-struct Run {
-    code: i32,
-    text: String,
-}
-
-impl Run {
-    #[track_caller]
-    fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}\n{}", self.text, site_log());
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        assert!(self.text.contains(text), "no {text:?} in\n{}", self.text);
-        self
-    }
-}
-
-fn begin(script: &str) -> Child {
-    let mut child = Command::new(BOX)
-        .args(["exec", "bash", "-s"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    child
-}
-
-fn end(child: Child) -> Run {
-    let output = child.wait_with_output().unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    Run { code: output.status.code().unwrap_or(-1), text }
-}
-
-/// Runs a script inside, as root.
-fn inside(script: &str) -> Run {
-    end(begin(script))
-}
-
-fn site_log() -> String {
-    inside("journalctl -o short-monotonic --no-pager -n 60 -u 'hotgo*'").text
-}
 
 /// The only site in the box: held by one test at a time.
 struct Site {
@@ -88,8 +44,7 @@ struct Site {
 impl Site {
     /// Installed as on a new host, with three accounts.
     fn new() -> Self {
-        let turn = File::create(std::env::temp_dir().join("hotgo-systemd-slots.lock")).unwrap();
-        turn.lock().unwrap();
+        let turn = turn();
         inside(&format!(
             "systemctl stop hotgo.service hotgo.socket hotgo@blue hotgo@green hotgo-monitor.timer 2>/dev/null
              systemctl reset-failed 2>/dev/null
@@ -374,7 +329,7 @@ fn a_killed_server_is_started_again_and_the_monitor_is_woken() {
 fn the_units_are_valid_and_hardened() {
     let _site = Site::serving();
     inside("systemd-analyze verify hotgo.service hotgo.socket hotgo@blue.service hotgo-wake.service hotgo-monitor.service hotgo-monitor.timer 2>&1 | grep hotgo; [ $? = 1 ]").ends_with(0);
-    for unit in ["hotgo@blue", "hotgo-wake", "hotgo-monitor"] {
+    for unit in ["hotgo", "hotgo@blue", "hotgo-wake", "hotgo-monitor"] {
         inside(&format!("systemd-analyze security --threshold=20 {unit}.service >/dev/null")).ends_with(0);
     }
     inside("hotgo-deploy install").ends_with(0).says("installed already");

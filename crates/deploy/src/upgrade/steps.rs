@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::seconds;
 use crate::error::Error;
-use crate::instance::{Instance, Status, metric_milli};
+use crate::instance::{Instance, Status, metric_milli, metric_named};
 use crate::journal::Journal;
 use crate::layout::{make_dir, remove_file, write_file};
 use crate::output::StepLine;
@@ -179,7 +179,7 @@ impl Upgrade<'_> {
     fn old(&self) -> Result<Option<(Instance, Status)>, Error> {
         let Some(from) = &self.journal.from else { return Ok(None) };
         let patience = seconds(self.site.config.upgrade.max_unhealthy_s);
-        match self.site.wait_for(patience, || self.site.healthy(from.colour, &from.build_id)) {
+        match self.site.wait_for(patience, || self.site.alive(from.colour, &from.build_id)) {
             Ok(status) => Ok(Some((self.site.instance(from.colour), status))),
             Err(Error::Remote(_)) => Ok(None),
             Err(error) => Err(error),
@@ -191,9 +191,9 @@ impl Upgrade<'_> {
         let Some((old, _)) = self.old()? else {
             return Ok("skipped: nothing else serves".to_owned());
         };
-        let start = [Traffic::of(&old), Traffic::of(&new)];
+        let start = [Traffic::of(&old)?, Traffic::of(&new)?];
         self.stays_healthy(seconds(self.traffic_s()), line)?;
-        let [old, new] = [Traffic::of(&old).since(start[0]), Traffic::of(&new).since(start[1])];
+        let [old, new] = [Traffic::of(&old)?.since(start[0]), Traffic::of(&new)?.since(start[1])];
         let limits = &self.site.config.upgrade;
         new.compare(&old, limits.max_error_percent, limits.max_latency_ratio)?;
         Ok(format!("{new} (the old one: {old})"))
@@ -395,16 +395,25 @@ struct Traffic {
 }
 
 impl Traffic {
-    /// Until now; nothing if it does not say.
-    fn of(instance: &Instance) -> Self {
-        let text = instance.metrics().unwrap_or_default();
-        let sum = |name: &str, label| metric_milli(&text, name, label).unwrap_or_default();
-        Self {
-            requests: sum(REQUESTS, ""),
-            errors: sum(REQUESTS, "status=\"5"),
-            duration: sum(&format!("{DURATIONS}_sum"), ""),
-            count: sum(&format!("{DURATIONS}_count"), ""),
-        }
+    /// Until now.
+    fn of(instance: &Instance) -> Result<Self, Error> {
+        Self::parse(&instance.metrics()?)
+    }
+
+    /// A counter has no series before it has counted: then its `# TYPE` line stands for 0. A server without the metric would
+    /// pass every comparison, and is refused instead.
+    fn parse(text: &str) -> Result<Self, Error> {
+        let sum = |name: &str, family: &str, label| match metric_milli(text, name, label) {
+            Some(sum) => Ok(sum),
+            None if text.lines().any(|line| metric_named(line, family)) => Ok(0),
+            None => Err(Error::Remote(format!("its /metrics has no {family}: its answers cannot be compared"))),
+        };
+        Ok(Self {
+            requests: sum(REQUESTS, REQUESTS, "")?,
+            errors: sum(REQUESTS, REQUESTS, "status=\"5")?,
+            duration: sum(&format!("{DURATIONS}_sum"), DURATIONS, "")?,
+            count: sum(&format!("{DURATIONS}_count"), DURATIONS, "")?,
+        })
     }
 
     fn since(self, start: Self) -> Self {
@@ -445,6 +454,19 @@ impl std::fmt::Display for Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_that_are_absent_are_no_zeros() {
+        let types = "# TYPE hotgo_http_requests_total counter\n# TYPE hotgo_http_request_duration_seconds summary\n";
+        assert_eq!(Traffic::parse(types).unwrap(), Traffic::default());
+        let counted = "hotgo_http_requests_total{status=\"200\"} 5\n\
+                       hotgo_http_request_duration_seconds_sum 0.5\nhotgo_http_request_duration_seconds_count 5\n";
+        let expected = Traffic { requests: 5_000, errors: 0, duration: 500, count: 5_000 };
+        assert_eq!(Traffic::parse(counted).unwrap(), expected);
+        for text in ["", "hotgo_ready 1\n", "hotgo_http_requests_total{status=\"200\"} 5\n"] {
+            assert!(Traffic::parse(text).unwrap_err().to_string().contains("has no hotgo_http_request"), "{text}");
+        }
+    }
 
     #[test]
     fn a_candidate_that_answers_worse_or_much_slower_is_refused() {

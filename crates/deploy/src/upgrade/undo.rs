@@ -104,7 +104,7 @@ impl Upgrade<'_> {
         }
         let end = Instant::now() + seconds(site.config.upgrade.start_timeout_s);
         loop {
-            match site.healthy(from.colour, &from.build_id) {
+            match site.alive(from.colour, &from.build_id) {
                 Ok(status) => return Ok(format!("{} serves ({}), {}", from.release, from.colour, status.trading())),
                 Err(_) if site.systemd.is_stopping()? => return Ok("the site is being stopped".to_owned()),
                 Err(error) if Instant::now() >= end => return Err(error),
