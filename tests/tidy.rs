@@ -34,6 +34,8 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/instances/world.rs", "polls for what threads of other runtimes show, with a deadline"),
     ("tests/manifests/proxies", "polls for what a proxy shows, with a deadline"),
     ("tests/store_contract/instances.rs", "waits for what the store says is left of a lease, by the store's own clock"),
+    ("tests/upgrade/clients.rs", "clients that pause between two requests"),
+    ("tests/upgrade/moves.rs", "changes its mind at times of its own choosing"),
     ("tests/store_contract/suite.rs", "waits for what the store says is left of a lease, by the store's own clock"),
 ];
 

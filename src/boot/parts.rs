@@ -16,7 +16,7 @@ use trading::ids::AccountId;
 
 use super::hooks::{self, Led, Outside};
 use super::reload::{LastReload, Reloader};
-use super::slot::{Accepting, Trial, listener, upgrade_control};
+use super::slot::{Trial, listener, upgrade_control};
 use super::venues::{Venues, fault_control};
 use super::views::Views;
 use super::{BootError, DataDir, HttpOptions, Phases, demo};
@@ -24,7 +24,7 @@ use crate::admin::{self, AdminSocket, AdminState, Loopback, UpgradeControl};
 use crate::auth::{Authenticator, Secret};
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
-use crate::config::{Accept, AccountConfig, Config, PAPER};
+use crate::config::{AccountConfig, Config, PAPER};
 use crate::engines::{EngineRegistry, Engines, Ports};
 use crate::gateway::Gateway;
 use crate::gateway::paper::{PaperError, PaperVenue};
@@ -79,19 +79,14 @@ pub(super) async fn start(
     metrics: PrometheusHandle,
 ) -> Result<(SocketAddr, Arc<EngineRegistry>), BootError> {
     let Given { options, data_dir, listeners } = given;
+    let beside = data_dir.has_others();
     // Sockets before anything serious, so that a taken port costs nothing.
-    let (listener, shared) = listener(config.server.bind, listeners).await?;
-    let failed = |source| BootError::Bind { address: config.server.bind, source };
-    let address = listener.local_addr().map_err(failed)?;
+    let (public, address) = listener(config.server.bind, listeners).await?;
+    let private = private(config, beside).await?;
     let clock = Clock::start();
     let instance = format!("{}-{}-{}", instance_name(config), std::process::id(), clock.now().micros()).into();
-    let (beside, build_id, database) = (data_dir.has_others(), options.build_id.as_str(), config.database()?);
+    let (build_id, database) = (options.build_id.as_str(), config.database()?);
     let boot = Boot { config, beside, handle, phases, clock, instance, address, build_id, database };
-    let admin_socket = AdminSocket::bind(&config.admin_socket()).await?;
-    let loopback = match config.admin.bind {
-        Some(address) => Some(Loopback::bind(address, beside).await?),
-        None => None,
-    };
 
     let store = boot.store().await?;
     let redis = boot.redis()?;
@@ -106,10 +101,7 @@ pub(super) async fn start(
     }
     let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
-    let mut wanted = Vec::new();
-    for account in accounts {
-        wanted.push((venues.gateway(&account).await?, account));
-    }
+    let wanted = venues.gateways(accounts).await?;
     let (registry, instances, accounts) =
         boot.engines(&wanted, &store, &venues, &prices, &hub, (draining, &bus)).await?;
     boot.want_paper(&venues, &wanted, &accounts, &instances)?;
@@ -119,8 +111,7 @@ pub(super) async fn start(
     let sessions = handle.gate(phases.close_streams, "websockets");
     let last_reload = boot.reload(options, &registry, systemd)?;
     let intake = boot.intake(&instances);
-    let at_once = config.server.accept == Accept::AtOnce;
-    let accepting = Accepting::new(at_once, handle.token(phases.stop_accepting));
+    let accepting = boot.accepting();
     let views = Views {
         handle: handle.clone(),
         registry: Arc::clone(&registry),
@@ -137,21 +128,14 @@ pub(super) async fn start(
     let commands = boot.commands(&store, &registry, &bus, &hub)?;
     boot.signals_from_redis(redis.as_ref(), &commands, &intake)?;
     let websockets = boot.websockets(Arc::clone(&hub), &store, &auth, sessions, drain_notice);
-    let rates = Arc::new(RateLimits::new(&config.server, boot.clock));
-    boot.share_limits(redis.as_ref(), &store, &rates)?;
+    let rates = boot.rate_limits(redis.as_ref(), &store)?;
     let front = Front { commands, auth, rates, intake };
     let router = boot.api(&store, &registry, &instances, &views, front, websockets);
-    let trial = Trial {
-        store: Arc::clone(&store),
-        database: Arc::new(config.database()?),
-        venues: wanted,
-        paper: venues.paper.clone(),
-        router: router.clone(),
-    };
+    let trial = Trial::new(&boot, &store, wanted, &venues, &router)?;
     let upgrade = upgrade_control(&accepting, &instances, trial);
     let notices = boot.notices(&store, hub)?;
-    boot.admin((admin_socket, loopback), &views, (venues.paper, upgrade, notices), metrics)?;
-    boot.serve(router, (listener, shared), accepting)?;
+    boot.admin(private, &views, (venues.paper, upgrade, notices), metrics)?;
+    boot.serve(router, public, accepting)?;
     introduce(first_token, address);
     if options.demo {
         boot.demo(&store, Arc::clone(&registry), &accounts, go).await?;
@@ -160,6 +144,15 @@ pub(super) async fn start(
         boot.stop_after(prices.finished())?;
     }
     Ok((address, registry))
+}
+
+async fn private(config: &Config, beside: bool) -> Result<(AdminSocket, Option<Loopback>), BootError> {
+    let socket = AdminSocket::bind(&config.admin_socket()).await?;
+    let loopback = match config.admin.bind {
+        Some(address) => Some(Loopback::bind(address, beside).await?),
+        None => None,
+    };
+    Ok((socket, loopback))
 }
 
 /// What every request meets first.

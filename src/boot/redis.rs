@@ -51,12 +51,12 @@ impl Boot<'_> {
 
     /// With what requests are remembered and counted over all instances: Redis, and the database where it is a server. What one
     /// does not answer the next one is asked.
-    pub(super) fn share_limits(
+    pub(super) fn rate_limits(
         &self,
         redis: Option<&Redis>,
         store: &Arc<dyn Store>,
-        rates: &Arc<RateLimits>,
-    ) -> Result<(), BootError> {
+    ) -> Result<Arc<RateLimits>, BootError> {
+        let rates = Arc::new(RateLimits::new(&self.config.server, self.clock));
         let mut places: Vec<Arc<dyn Tally>> = Vec::new();
         if let Some(redis) = redis {
             places.push(Arc::new(RedisTally::new(ask(redis), &self.config.redis.prefix)));
@@ -66,9 +66,9 @@ impl Boot<'_> {
         }
         if !places.is_empty() {
             let stop = self.handle.token(self.phases.close_streams);
-            self.run(self.phases.close_streams, "request counters", share(Arc::clone(rates), places, stop))?;
+            self.run(self.phases.close_streams, "request counters", share(Arc::clone(&rates), places, stop))?;
         }
-        Ok(())
+        Ok(rates)
     }
 
     /// Who is let in. Nonces are in the database; Redis knows many of them sooner.

@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::parts::{Boot, broken, ms};
+use super::venues::Venues;
 use super::{BootError, limits};
 use crate::admin::{SelfTest, SelfTestCheck, UpgradeControl};
-use crate::config::{AccountConfig, PAPER};
+use crate::config::{Accept, AccountConfig, PAPER};
 use crate::gateway::Gateway;
 use crate::gateway::paper::PaperVenue;
 use crate::instance::Instances;
@@ -37,7 +38,7 @@ pub(super) struct Accepting {
 
 impl Accepting {
     /// `stop` ends it.
-    pub(super) fn new(at_once: bool, stop: CancellationToken) -> Self {
+    fn new(at_once: bool, stop: CancellationToken) -> Self {
         Self { told: Arc::new(watch::Sender::new(at_once)), stop }
     }
 
@@ -62,16 +63,28 @@ impl Accepting {
 /// What a self-test tries.
 #[derive(Clone)]
 pub(super) struct Trial {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) database: Arc<Database>,
+    store: Arc<dyn Store>,
+    database: Arc<Database>,
     /// Each account's port to its venue.
-    pub(super) venues: Vec<(Arc<dyn Gateway>, AccountConfig)>,
+    venues: Vec<(Arc<dyn Gateway>, AccountConfig)>,
     /// It may live in another process at this moment.
-    pub(super) paper: Option<PaperVenue>,
-    pub(super) router: Router,
+    paper: Option<PaperVenue>,
+    router: Router,
 }
 
 impl Trial {
+    pub(super) fn new(
+        boot: &Boot<'_>,
+        store: &Arc<dyn Store>,
+        gateways: Vec<(Arc<dyn Gateway>, AccountConfig)>,
+        venues: &Venues,
+        router: &Router,
+    ) -> Result<Self, BootError> {
+        let database = Arc::new(boot.config.database()?);
+        let (store, paper, router) = (Arc::clone(store), venues.paper.clone(), router.clone());
+        Ok(Self { store, database, venues: gateways, paper, router })
+    }
+
     pub(super) async fn run(self) -> SelfTest {
         let Self { store, database, venues, paper, router } = self;
         let elsewhere = paper.filter(|paper| paper.host().is_none());
@@ -128,14 +141,20 @@ async fn request(router: Router) -> Result<String, String> {
 }
 
 /// The listener that was handed over, which others accept from too, or one of this process's own.
-pub(super) async fn listener(address: SocketAddr, inherited: Vec<Inherited>) -> Result<(TcpListener, bool), BootError> {
+/// With its address, and whether it was handed over.
+pub(super) async fn listener(
+    address: SocketAddr,
+    inherited: Vec<Inherited>,
+) -> Result<((TcpListener, bool), SocketAddr), BootError> {
     let failed = |source| BootError::Bind { address, source };
     let mut inherited = inherited.into_iter();
-    match (inherited.next().map(|one| one.socket), inherited.next()) {
-        (None, _) => Ok((TcpListener::bind(address).await.map_err(failed)?, false)),
-        (Some(InheritedSocket::Tcp(listener)), None) => Ok((TcpListener::from_std(listener).map_err(failed)?, true)),
-        _ => Err(broken("LISTEN_FDS", &"one TCP listener is expected")),
-    }
+    let (listener, shared) = match (inherited.next().map(|one| one.socket), inherited.next()) {
+        (None, _) => (TcpListener::bind(address).await.map_err(failed)?, false),
+        (Some(InheritedSocket::Tcp(listener)), None) => (TcpListener::from_std(listener).map_err(failed)?, true),
+        _ => return Err(broken("LISTEN_FDS", &"one TCP listener is expected")),
+    };
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(((listener, shared), address))
 }
 
 /// What the private socket may ask of this process.
@@ -153,6 +172,11 @@ pub(super) fn upgrade_control(accepting: &Accepting, instances: &Instances, tria
 }
 
 impl Boot<'_> {
+    pub(super) fn accepting(&self) -> Accepting {
+        let at_once = self.config.server.accept == Accept::AtOnce;
+        Accepting::new(at_once, self.handle.token(self.phases.stop_accepting))
+    }
+
     pub(super) fn serve(
         &self,
         router: axum::Router,

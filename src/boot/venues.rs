@@ -25,8 +25,20 @@ pub(super) struct Venues {
 }
 
 impl Venues {
+    /// Each account with its port.
+    pub(super) async fn gateways(
+        &self,
+        accounts: Vec<AccountConfig>,
+    ) -> Result<Vec<(Arc<dyn Gateway>, AccountConfig)>, BootError> {
+        let mut gateways = Vec::with_capacity(accounts.len());
+        for account in accounts {
+            gateways.push((self.gateway(&account).await?, account));
+        }
+        Ok(gateways)
+    }
+
     /// An account's port to its venue.
-    pub(super) async fn gateway(&self, account: &AccountConfig) -> Result<Arc<dyn Gateway>, BootError> {
+    async fn gateway(&self, account: &AccountConfig) -> Result<Arc<dyn Gateway>, BootError> {
         let AccountConfig { label, venue, api_key, secret_file } = account;
         match (venue.as_str(), &self.paper, &self.binance) {
             (PAPER, Some(paper), _) => {

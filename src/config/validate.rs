@@ -539,6 +539,11 @@ fn shutdown(config: &Config, faults: &mut Faults) {
             &["shutdown.deadline_ms", "shutdown.watchdog_ms"],
         format!("must be at least deadline_ms + watchdog_ms = {last}; raise it (and the supervisor's TimeoutStopSec), or lower deadline_ms"),
     );
+    linger(config, faults);
+}
+
+fn linger(config: &Config, faults: &mut Faults) {
+    let s = &config.shutdown;
     faults.agree(
         s.linger_ms < s.stop_accepting_ms || s.stop_accepting_ms == 0,
         "shutdown.linger_ms",

@@ -17,8 +17,9 @@ use trading::event::Recorded;
 use trading::exchange::{SendResult, StreamEvent};
 use trading::market::Market;
 use trading::order::CancelState;
+use trading::risk::Limits;
 
-use super::driver::{Driver, End, Prepared, SessionError, chain};
+use super::driver::{Driver, End, Ports, Prepared, SessionError, chain};
 use super::registry::{Stage, Submission};
 use super::{Duty, EngineStatus, HANDING_OVER, SubmitError, TakeOver};
 use crate::failpoints;
@@ -91,13 +92,7 @@ impl<'a> Session<'a> {
             _ = stage.wait_for(|stage| *stage >= Stage::Stop) => return Err(SessionError::Stopping),
             _ = duty.wait_for(|duty| !matches!(duty, Some(Duty::Run(_)))) => return Err(SessionError::Unwanted),
         };
-        let window = ports.gateway.window();
-        let settings = Settings {
-            namespace: ports.namespace.clone(),
-            limits: driver.limits.borrow_and_update().clone().unwrap_or_else(|| ports.limits.clone()),
-            recv_window: window.recv_window,
-            absence_margin: window.absence_margin,
-        };
+        let settings = settings(&ports, driver.limits.borrow_and_update().clone());
         tracing::info!(
             account = %driver.account.label, epoch = %lease.epoch, events = %snapshot.last_seq,
             live_orders = snapshot.orders.len(), robots = snapshot.robots.len(), "account taken"
@@ -476,6 +471,16 @@ fn count(take_over: TakeOver) {
         TakeOver::Forced => "forced",
     };
     metrics::counter!("hotgo_account_takeovers_total", "kind" => kind).increment(1);
+}
+
+fn settings(ports: &Ports, limits: Option<Limits>) -> Settings {
+    let window = ports.gateway.window();
+    Settings {
+        namespace: ports.namespace.clone(),
+        limits: limits.unwrap_or_else(|| ports.limits.clone()),
+        recv_window: window.recv_window,
+        absence_margin: window.absence_margin,
+    }
 }
 
 /// Drops what a stream said before the account was taken: all of that is in the lists that a recovery asks for. What remains
