@@ -122,7 +122,6 @@ impl<'a> Session<'a> {
             driver,
         };
         session.driver.counted = true;
-        session.driver.face.update(|status| status.lease_at = Some(asked));
         session.driver.changed.notify_one();
         let mut steps = vec![first];
         steps.extend(up.map(|up| session.engine.step(Input::Stream(up), ports.clock.now())));
@@ -304,7 +303,6 @@ impl<'a> Session<'a> {
             Ok(Done::Input(input)) => Ok(Some(*input)),
             Ok(Done::Renewed { asked, result: Ok(()) }) => {
                 self.lease_until = asked + self.driver.ports.lease_ttl;
-                self.driver.face.update(|status| status.lease_at = Some(asked));
                 Ok(None)
             }
             Ok(Done::Renewed { result: Err(LeaseError::Store(error)), .. }) => {
@@ -445,6 +443,7 @@ impl<'a> Session<'a> {
                 state,
                 reason: engine.quarantine().map(str::to_owned),
                 epoch: Some(engine.epoch()),
+                lease_at: self.lease_until.checked_sub(self.driver.ports.lease_ttl),
                 robots_running: engine.running_robots(),
                 live_orders: engine.live_orders().count(),
                 unresolved,

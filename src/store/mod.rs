@@ -8,6 +8,7 @@ mod batch;
 pub mod copy;
 pub mod dump;
 pub mod migrate;
+mod notice;
 pub mod postgres;
 mod read;
 pub mod sqlite;
@@ -28,6 +29,8 @@ use trading::order::Order;
 use trading::position::{Balance, Position};
 use trading::robot::Robot;
 use trading::time::Timestamp;
+
+pub use notice::{Notice, Severity, StoredNotice};
 
 /// Which database. Shown without its password.
 #[derive(Debug, Clone)]
@@ -297,40 +300,6 @@ pub struct AuditEntry {
     pub act: String,
     /// To what.
     pub target: String,
-}
-
-/// How much a release matters to users.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// May affect trading: told a day ahead.
-    Major,
-    /// Told afterwards.
-    Minor,
-    /// Told at once, with what was fixed.
-    Hotfix,
-}
-
-/// What users are told about a release. Row of `hg_sys_notice`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    /// How much it matters.
-    pub severity: Severity,
-    /// In words.
-    pub message: String,
-    /// When it was told.
-    pub created_at: Timestamp,
-    /// When what it is about happens, if it did not already.
-    pub effective_at: Option<Timestamp>,
-}
-
-/// A notice with its number; later ones have higher numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredNotice {
-    /// Its number.
-    pub id: i64,
-    /// The notice.
-    pub notice: Notice,
 }
 
 /// Where an account's history stands: for health, the stream and the checker.

@@ -18,10 +18,7 @@ use trading::position::{Balance, Position};
 use trading::robot::{Robot, StrategyState};
 use trading::time::Timestamp;
 
-use super::{
-    Account, ApiKey, FillFilter, Head, LeaseRow, Notice, OrderFilter, StoreError, Stored, StoredFill, StoredNotice,
-    Waiting,
-};
+use super::{Account, ApiKey, FillFilter, Head, LeaseRow, OrderFilter, StoreError, Stored, StoredFill, Waiting};
 
 pub(super) type Read<T> = Result<T, StoreError>;
 
@@ -53,7 +50,6 @@ impl From<sqlx::Error> for StoreError {
 
 /// The most rows that one call gives, whatever it asks for.
 const MAX_LIMIT: u32 = 10_000;
-const MAX_NOTICES: u32 = 100;
 
 pub(super) const ACCOUNT: &str = "SELECT id, venue, label FROM hg_trading_account";
 pub(super) const ROBOT: &str =
@@ -131,7 +127,7 @@ impl<'a, R: Row> Columns<'a, R> {
         self.row.text(index)
     }
 
-    fn parse<T: for<'de> Deserialize<'de>>(&mut self) -> Read<T> {
+    pub(super) fn parse<T: for<'de> Deserialize<'de>>(&mut self) -> Read<T> {
         parse(&self.text()?)
     }
 
@@ -147,7 +143,7 @@ impl<'a, R: Row> Columns<'a, R> {
         self.integer().map(Timestamp::from_micros)
     }
 
-    fn time_opt(&mut self) -> Read<Option<Timestamp>> {
+    pub(super) fn time_opt(&mut self) -> Read<Option<Timestamp>> {
         Ok(self.integer_opt()?.map(Timestamp::from_micros))
     }
 }
@@ -254,14 +250,6 @@ pub(super) fn to_position<R: Row>(row: &R) -> Read<Position> {
     })
 }
 
-fn to_notice<R: Row>(row: &R) -> Read<StoredNotice> {
-    let mut row = Columns::of(row);
-    let id = row.integer()?;
-    let (severity, message) = (row.parse()?, row.text()?.into_owned());
-    let notice = Notice { severity, message, created_at: row.time()?, effective_at: row.time_opt()? };
-    Ok(StoredNotice { id, notice })
-}
-
 pub(super) fn to_balance<R: Row>(row: &mut Columns<'_, R>) -> Read<Balance> {
     Ok(Balance { asset: row.parse()?, total: row.parse()?, opening: row.parse()?, version: row.integer()? })
 }
@@ -327,7 +315,7 @@ impl From<&str> for Bind {
 }
 
 impl Query {
-    fn new(select: &str) -> Self {
+    pub(super) fn new(select: &str) -> Self {
         Self { text: select.to_owned(), binds: Vec::new() }
     }
 
@@ -344,7 +332,7 @@ impl Query {
     }
 
     /// Adds a condition with a parameter, if there is one.
-    fn filter(self, condition: &str, bind: Option<impl Into<Bind>>) -> Self {
+    pub(super) fn filter(self, condition: &str, bind: Option<impl Into<Bind>>) -> Self {
         match bind {
             Some(bind) => self.when(condition).bind(bind),
             None => self,
@@ -363,11 +351,11 @@ impl Query {
         self
     }
 
-    fn page(self, order: &str, limit: u32) -> Self {
+    pub(super) fn page(self, order: &str, limit: u32) -> Self {
         self.part("\nORDER BY ", order).part(" ", "LIMIT ?").bind(i64::from(limit.min(MAX_LIMIT)))
     }
 
-    async fn all<R: Reader, T>(self, on: &mut R, to: impl Fn(&R::Row) -> Read<T>) -> Read<Vec<T>> {
+    pub(super) async fn all<R: Reader, T>(self, on: &mut R, to: impl Fn(&R::Row) -> Read<T>) -> Read<Vec<T>> {
         on.fetch(self).await?.iter().map(to).collect()
     }
 
@@ -565,14 +553,6 @@ pub(super) async fn api_keys(on: &mut impl Reader) -> Read<Vec<ApiKey>> {
 
 pub(super) async fn has_api_keys(on: &mut impl Reader) -> Read<bool> {
     Ok(Query::new("SELECT count(*) FROM (SELECT 1 FROM hg_sys_api_key LIMIT 1) AS one").number(on).await? > 0)
-}
-
-pub(super) async fn notices(on: &mut impl Reader, since: Timestamp) -> Read<Vec<StoredNotice>> {
-    Query::new("SELECT id, severity, message, created_at, effective_at FROM hg_sys_notice")
-        .filter("COALESCE(effective_at, created_at) > ?", Some(since.micros()))
-        .page("id DESC", MAX_NOTICES)
-        .all(on, to_notice)
-        .await
 }
 
 /// The account, as the one transaction that `on` is sees it.

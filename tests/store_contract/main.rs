@@ -23,6 +23,7 @@ mod findings;
 mod fold;
 mod inbox;
 mod instances;
+mod notices;
 mod postgres;
 mod sim;
 mod sqlite;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hotgo::store::{
-    ApiKey, AuditEntry, CommitError, FillFilter, LeaseError, Notice, OrderFilter, Revocation, Role, Severity, Store,
-    StoreError,
+    ApiKey, AuditEntry, CommitError, FillFilter, LeaseError, OrderFilter, Revocation, Role, Store, StoreError,
 };
 use trading::event::Event;
 use trading::ids::{Epoch, Seq, VenueOrderId};
@@ -24,6 +23,10 @@ pub(crate) use crate::inbox::{
     a_command_that_is_decided_while_it_is_stored_does_not_wait, a_command_waits_once_until_it_is_decided,
     a_commit_that_fails_leaves_what_waits, commands_wait_in_the_order_of_their_arrival,
     heads_are_those_of_each_account, no_more_commands_of_an_account_wait_than_there_is_room_for,
+};
+
+pub(crate) use crate::notices::{
+    a_notice_is_stored_once_as_long_as_it_is_current, current_notices_are_listed_newest_first,
 };
 
 use crate::data::{self, Held, TTL, alarm, at, command, fill, opening, order, owner, qty, robot};
@@ -479,45 +482,6 @@ pub(crate) async fn ended_orders_that_lack_fills_are_loaded(store: &dyn Store) {
 fn api_key(id: &str, role: Role, micros: i64) -> ApiKey {
     let (id, hash) = (id.to_owned(), format!("hash of {id}"));
     ApiKey { id, name: "ops".into(), hash, signed: false, role, created_at: at(micros), revoked_at: None }
-}
-
-fn notice(message: &str, micros: i64, effective: Option<i64>) -> Notice {
-    let message = message.to_owned();
-    Notice { severity: Severity::Hotfix, message, created_at: at(micros), effective_at: effective.map(at) }
-}
-
-pub(crate) async fn a_notice_is_stored_once_as_long_as_it_is_current(store: &dyn Store) {
-    let (now, planned) = (notice("it's \u{fffd} \\ \"升级\"", 100, None), notice("planned", 100, Some(900)));
-    for given in [&now, &planned] {
-        assert!(store.add_notice(given, at(50)).await.unwrap());
-        let again = Notice { created_at: at(120), ..given.clone() };
-        assert!(!store.add_notice(&again, at(50)).await.unwrap(), "{given:?}");
-    }
-    assert!(store.add_notice(&Notice { severity: Severity::Minor, ..now.clone() }, at(50)).await.unwrap());
-    assert!(store.add_notice(&notice("planned", 100, Some(901)), at(50)).await.unwrap());
-    assert!(store.add_notice(&notice("planned", 100, None), at(50)).await.unwrap());
-    assert!(store.add_notice(&Notice { created_at: at(300), ..now }, at(200)).await.unwrap(), "the first one is old");
-    let at_once = [notice("at once", 1, None), notice("at once", 2, None)];
-    let both = tokio::join!(store.add_notice(&at_once[0], at(0)), store.add_notice(&at_once[1], at(0)));
-    assert_ne!(both.0.unwrap(), both.1.unwrap(), "one of them is stored");
-}
-
-pub(crate) async fn current_notices_are_listed_newest_first(store: &dyn Store) {
-    let given = [notice("a", 1, None), notice("b", 5, None), notice("c", 1, Some(9)), notice("d", 6, Some(5))];
-    for one in &given {
-        assert!(store.add_notice(one, at(0)).await.unwrap());
-    }
-    let listed = async |since| {
-        let listed: Vec<_> = store.notices(at(since)).await.unwrap().into_iter().map(|it| it.notice).collect();
-        listed
-    };
-    let [a, b, c, d] = given;
-    assert_eq!(listed(0).await, [d.clone(), c.clone(), b.clone(), a]);
-    assert_eq!(listed(4).await, [d, c.clone(), b]);
-    assert_eq!(listed(5).await, [c]);
-    assert!(listed(9).await.is_empty());
-    let ids: Vec<_> = store.notices(at(0)).await.unwrap().into_iter().map(|it| it.id).collect();
-    assert!(ids.is_sorted_by(|a, b| a > b), "{ids:?}");
 }
 
 pub(crate) async fn api_keys_are_found_by_their_hash(store: &dyn Store) {

@@ -250,7 +250,7 @@ impl Store for PostgresStore {
     }
 
     async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
-        bounded(common::notices(&mut &*self.readers, since)).await
+        bounded(super::notice::notices(&mut &*self.readers, since)).await
     }
 
     async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {

@@ -275,7 +275,7 @@ impl Store for SqliteStore {
     }
 
     async fn notices(&self, since: Timestamp) -> Result<Vec<StoredNotice>, StoreError> {
-        bounded(common::notices(&mut &self.readers, since)).await
+        bounded(super::notice::notices(&mut &self.readers, since)).await
     }
 
     async fn use_nonce(&self, key_id: &str, nonce: &str, expires_at: Timestamp) -> Result<bool, StoreError> {
