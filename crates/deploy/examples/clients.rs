@@ -54,6 +54,8 @@ struct Seen {
     closes: BTreeMap<u16, u64>,
     /// Idle connections that the server closed: nothing was sent on them.
     closed_idle: u64,
+    /// Signals that a server without a successor has refused while it drained, to be sent again: they were.
+    again: u64,
 }
 
 /// How a client behaves.
@@ -108,7 +110,7 @@ impl Seen {
         };
         json!({
             "requests": self.waits_us.len(), "failed": self.failed, "failures": self.failures, "events": self.events,
-            "closes": self.closes, "closed_idle": self.closed_idle,
+            "closes": self.closes, "closed_idle": self.closed_idle, "again": self.again,
             "median_ms": ms(500), "p99_ms": ms(990), "longest_ms": ms(1_000),
         })
     }
@@ -140,10 +142,16 @@ impl House {
             let thought = Duration::from_millis(n.wrapping_mul(379) % 1_000 + 1_000);
             let halt = if kind == Kind::Halting { thought } else { Duration::ZERO };
             let start = Instant::now();
-            match timeout(PATIENCE, self.ask(&mut kept, post, halt)).await {
-                Ok(Ok((status @ 200..300, body))) => {
+            let mut done = timeout(PATIENCE, self.ask(&mut kept, post, halt)).await;
+            while matches!(done, Ok(Ok((503, _)))) && start.elapsed() < PATIENCE {
+                self.seen.lock().unwrap().again += 1;
+                sleep(PAUSE).await;
+                done = timeout(PATIENCE, self.ask(&mut kept, post, Duration::ZERO)).await;
+            }
+            match done {
+                Ok(Ok((200..300, body))) => {
                     self.seen.lock().unwrap().waits_us.push(start.elapsed().saturating_sub(halt).as_micros());
-                    if post.is_some() && status < 300 {
+                    if post.is_some() {
                         let body: Value = serde_json::from_str(&body).unwrap_or_default();
                         let line = json!({ "source": body["source"], "dedup_key": body["key"] });
                         writeln!(self.answered.lock().unwrap(), "{line}").unwrap();
@@ -270,9 +278,10 @@ impl House {
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let code = u16::from(frame.code);
                     *self.seen.lock().unwrap().closes.entry(code).or_default() += 1;
+                    // The number to resume from is in it whether a successor follows (1012) or not (1001).
                     let told: Value = serde_json::from_str(&frame.reason).unwrap_or_default();
                     return match told["resume"][account.to_string()].as_i64() {
-                        Some(resume) if code == 1012 && resume == *last => Ok(()),
+                        Some(resume) if resume == *last => Ok(()),
                         _ => Err(format!("closed with {code} {}", frame.reason)),
                     };
                 }

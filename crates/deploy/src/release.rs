@@ -299,7 +299,9 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Releases that must stay: linked, or with a living process.
+/// Releases that must stay: linked, or with a living process. Under systemd the processes of the server's user cannot be looked
+/// into (that would take `CAP_SYS_PTRACE`); theirs are linked all the same, since a slot is pointed elsewhere only when its unit
+/// has ended.
 pub fn in_use(layout: &Layout) -> BTreeSet<String> {
     let links = [layout.current(), layout.last_good(), layout.previous_good()];
     let slots = Colour::ALL.map(|colour| layout.slot(colour));
