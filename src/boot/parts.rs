@@ -72,13 +72,12 @@ pub(super) struct Boot<'a> {
 /// Cancel safety: what was started is registered with the coordinator, so a shutdown that begins meanwhile ends it.
 pub(super) async fn start(
     config: &Config,
-    given: Given<'_>,
+    Given { options, data_dir, listeners }: Given<'_>,
     handle: &ShutdownHandle,
     phases: Phases,
     systemd: &Systemd,
     metrics: PrometheusHandle,
 ) -> Result<(SocketAddr, Arc<EngineRegistry>), BootError> {
-    let Given { options, data_dir, listeners } = given;
     let beside = data_dir.has_others();
     // Sockets before anything serious, so that a taken port costs nothing.
     let (public, address) = listener(config.server.bind, listeners).await?;
@@ -94,11 +93,7 @@ pub(super) async fn start(
     // The demo trades an account of its own instead of the configured ones: it must not touch them.
     let accounts = if options.demo { vec![AccountConfig::paper(demo::LABEL)] } else { config.trading.accounts.clone() };
     let venues = boot.venues(&accounts).await?;
-    let go = CancellationToken::new();
-    let prices = boot.market(venues.paper.clone(), go.clone())?;
-    if !options.replay {
-        go.cancel();
-    }
+    let (prices, go) = boot.market(venues.paper.clone(), options.replay)?;
     let hub = Arc::new(Hub::with_bus(config.stream.session_queue, Arc::clone(&bus)));
     let (draining, drain_notice) = watch::channel(None);
     let wanted = venues.gateways(accounts).await?;
@@ -223,18 +218,24 @@ impl Boot<'_> {
     }
 
     /// Prices move until the streams close: a drain may have to sell at market.
-    fn market(&self, venue: Option<PaperVenue>, go: CancellationToken) -> Result<MarketHub, BootError> {
+    /// They begin at the word that comes with them, if that is to be waited for.
+    fn market(&self, venue: Option<PaperVenue>, wait: bool) -> Result<(MarketHub, CancellationToken), BootError> {
+        let go = CancellationToken::new();
+        if !wait {
+            go.cancel();
+        }
+        let begin = go.clone();
         let stop = self.handle.token(self.phases.close_streams);
         let (runner, hub) = MarketRunner::open(&self.config.market, &self.config.venue.binance, self.clock)?;
         self.run(self.phases.close_streams, "market feed", async move {
-            if stop.run_until_cancelled(go.cancelled()).await.is_none() {
+            if stop.run_until_cancelled(begin.cancelled()).await.is_none() {
                 return;
             }
             if let Err(error) = runner.run(venue, stop).await {
                 tracing::error!(%error, "market data ended");
             }
         })?;
-        Ok(hub)
+        Ok((hub, go))
     }
 
     async fn engines(

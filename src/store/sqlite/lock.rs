@@ -24,7 +24,8 @@ impl WriteLock {
         let database = path
             .canonicalize()
             .map_err(|error| OpenError::NotWritable { path: path.to_owned(), detail: error.to_string() })?;
-        let lock = ProcessLock::take(&name(&database), shares).await.map_err(|error| failed(&database, &error))?;
+        let lock =
+            ProcessLock::take(&name(&database), shares).await.map_err(|error| failed(path, &database, &error))?;
         Ok(Self { lock, database, shares })
     }
 
@@ -40,13 +41,18 @@ impl WriteLock {
 
     /// The opening is over: others may come, if they share it too.
     pub(super) fn opened(&self) -> Result<(), OpenError> {
-        if self.shares { self.lock.share().map_err(|error| failed(&self.database, &error)) } else { Ok(()) }
+        if self.shares {
+            self.lock.share().map_err(|error| failed(&self.database, &self.database, &error))
+        } else {
+            Ok(())
+        }
     }
 }
 
-fn failed(database: &Path, error: &LockError) -> OpenError {
+/// `path` as it was given, `database` as it is.
+fn failed(path: &Path, database: &Path, error: &LockError) -> OpenError {
     match error {
-        LockError::Taken => OpenError::InUse { path: database.to_owned(), lock: name(database) },
+        LockError::Taken => OpenError::InUse { path: path.to_owned(), lock: name(database) },
         LockError::Io(error) => OpenError::NotWritable { path: name(database), detail: error.to_string() },
     }
 }
