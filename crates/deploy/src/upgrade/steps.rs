@@ -21,8 +21,9 @@ const REQUESTS: &str = "hotgo_http_requests_total";
 const DURATIONS: &str = "hotgo_http_request_duration_seconds";
 /// Fewer requests say nothing.
 const ENOUGH_REQUESTS: u64 = 20;
-/// What is quicker is quick enough.
-const QUICK_MS: u64 = 50;
+/// What is quicker is quick enough. A signal that N takes before the hand-over goes to O through the store and waits for its
+/// answer there: up to 100 ms, and more on a busy machine, where O itself needs one.
+const QUICK_MS: u64 = 500;
 /// So many wrong answers in a row are no accident.
 const STRIKES: u32 = 3;
 /// A process that dies so often while the other one drains has not been hit by accident: the watch goes back.
@@ -472,10 +473,10 @@ mod tests {
     fn a_candidate_that_answers_worse_or_much_slower_is_refused() {
         let of = |requests, errors, ms| Traffic { requests, errors, duration: ms * requests, count: requests };
         let old = of(1_000, 10, 20);
-        for good in [of(1_000, 10, 20), of(19, 19, 9_000), of(0, 0, 0), of(1_000, 20, 90)] {
+        for good in [of(1_000, 10, 20), of(19, 19, 9_000), of(0, 0, 0), of(1_000, 20, 90), of(1_000, 0, 499)] {
             assert!(good.compare(&old, 1, 5).is_ok(), "{good}");
         }
-        for bad in [of(1_000, 30, 20), of(1_000, 0, 101)] {
+        for bad in [of(1_000, 30, 20), of(1_000, 0, 501)] {
             assert!(bad.compare(&old, 1, 5).is_err(), "{bad}");
         }
     }
