@@ -9,6 +9,7 @@
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::large_futures,
     missing_docs,
     reason = "a tool of the tests"
 )]
@@ -30,7 +31,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// Longer than any answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two requests of those that do not think.
 const PAUSE: Duration = Duration::from_millis(60);
 /// Failures that are told one by one.
