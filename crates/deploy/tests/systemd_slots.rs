@@ -148,7 +148,7 @@ fn systemctl_does_what_an_operator_expects() {
             inside("curl -sS --max-time 5 localhost:8000").ends_with(0).says("1.0+a");
         }
     }
-    inside("journalctl --since @$(cat /srv/t/begin) -u 'hotgo*' | grep -c 'Killing process'").says("0");
+    inside("! journalctl --since @$(cat /srv/t/begin) -u 'hotgo*' | grep 'Killing process'").ends_with(0);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_reload_upgrades_without_a_lost_request_and_so_do_a_restart_and_a_rollback()
     site.tool("restart").ends_with(0);
     inside("systemctl restart hotgo").ends_with(0);
     load.none_has_failed();
-    inside("systemctl show -p NRestarts --value hotgo@blue hotgo@green | grep -v '^$' | sort -u").says("0");
+    inside("! systemctl show -p NRestarts --value hotgo@blue hotgo@green | grep [1-9]").ends_with(0);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn a_stop_in_the_middle_of_a_reload_stops_everything_and_fails_nothing() {
         inside("systemctl show -p ActiveState --value hotgo hotgo.socket | grep -v '^$' | sort -u").says("inactive");
         inside("systemctl is-failed hotgo hotgo@blue hotgo@green").ends_with(1);
     }
-    inside("journalctl --since @$(cat /srv/t/begin) -u 'hotgo*' | grep -c 'Killing process'").says("0");
+    inside("! journalctl --since @$(cat /srv/t/begin) -u 'hotgo*' | grep 'Killing process'").ends_with(0);
     inside("systemctl start hotgo").ends_with(0);
     site.tool("upgrade 1.0+a").ends_with(0);
     site.assert_serves("1.0+a");
