@@ -203,6 +203,8 @@ impl<'a> Session<'a> {
         tracing::info!(account = %self.driver.account.label, %to, "handing the account over");
         self.driver.face.update(|status| {
             (status.ready, status.state, status.owner) = (false, HANDING_OVER, Some(to));
+            // It may come back before this one has stood by.
+            status.awaited = true;
         });
         Some(Input::StopEntries)
     }
