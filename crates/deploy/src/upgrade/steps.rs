@@ -36,7 +36,7 @@ impl Upgrade<'_> {
         let site = self.site;
         let release = self.release()?;
         release.verify()?;
-        site.systemd.show(SERVICE)?;
+        site.check_units(self.journal.to.colour)?;
         let pending = release.pending_migrations(site)?;
         let newest = pending.iter().map(|step| step.version).max();
         if let (Some(newest), false) = (newest, self.journal.back) {
