@@ -124,7 +124,7 @@ fn a_disk_that_fills_is_found_and_told_apart_from_the_other_one() {
     let host = Host::serving("1.0+a");
     configure(&host, "");
     let yaml = host.root.join("etc/hotgo/deploy.yaml");
-    let text = fs::read_to_string(&yaml).unwrap().replace("disk_percent: 0", "disk_percent: 99");
+    let text = fs::read_to_string(&yaml).unwrap().replace("disk_percent: 0", "disk_percent: 98");
     fs::write(yaml, text).unwrap();
     // The releases' disk is this machine's; the data's is a small one, and full.
     let data = host.root.join("var/lib/hotgo");

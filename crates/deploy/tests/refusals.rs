@@ -38,7 +38,7 @@ fn state(host: &Host) -> BTreeMap<String, String> {
     for dir in ["opt", "etc", "usr", "var/lib/hotgo-deploy", "run/hotgo-deploy"] {
         walk(&host.root.join(dir), &mut all);
     }
-    all.retain(|path, _| !path.ends_with("/audit.jsonl") && !path.ends_with("/lock"));
+    all.retain(|path, _| !["/audit.jsonl", "/lock", "/failed"].iter().any(|name| path.ends_with(name)));
     all
 }
 
