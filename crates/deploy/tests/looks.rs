@@ -120,7 +120,7 @@ fn a_server_that_was_started_again_is_told_once() {
 }
 
 #[test]
-fn a_disk_that_fills_is_found_and_told_apart_from_the_other_one() {
+fn a_disk_that_fills_is_found_and_told_apart_from_the_other_one_on_a_tmpfs() {
     let host = Host::serving("1.0+a");
     configure(&host, "");
     let yaml = host.root.join("etc/hotgo/deploy.yaml");

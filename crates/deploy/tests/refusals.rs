@@ -12,7 +12,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{Host, Run, TOOL};
@@ -123,39 +123,69 @@ fn a_wrong_root_is_named_and_nothing_is_made_there() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only what was there");
 }
 
+/// A build into `out`, which is empty.
+struct Build {
+    host: Host,
+    out: PathBuf,
+}
+
+impl Build {
+    fn new() -> Self {
+        let host = Host::new();
+        let out = host.dir.path().join("out");
+        fs::create_dir(&out).unwrap();
+        Self { host, out }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.host.dir.path().join(name)
+    }
+
+    fn command(&self, binary: Option<&Path>, source: &Path, key: &str) -> Command {
+        let mut tool = Command::new(TOOL);
+        tool.arg("build").arg("--source").arg(source).arg("--out").arg(&self.out).arg("--key").arg(self.file(key));
+        tool.args(binary.iter().flat_map(|binary| [Path::new("--binary"), binary]));
+        tool
+    }
+
+    #[track_caller]
+    fn fails(&self, binary: Option<&Path>, source: &Path, key: &str, code: i32, says: &str) {
+        Run::of(&self.command(binary, source, key).output().unwrap()).ends_with(code).says(says);
+        assert_eq!(fs::read_dir(&self.out).unwrap().count(), 0, "{says}: something is left");
+    }
+}
+
 #[test]
 fn a_build_that_fails_leaves_no_artifact() {
-    let host = Host::new();
-    let dir = host.dir.path();
-    let (key, source, out) = (dir.join("key"), dir.join("source/0.0+first"), dir.join("out"));
+    let build = Build::new();
+    let source = build.file("source/0.0+first");
     let main = source.join("main");
-    let build = |binary: Option<&Path>, source: &Path, key: &Path| {
-        let mut tool = Command::new(TOOL);
-        tool.arg("build").arg("--source").arg(source).arg("--out").arg(&out).arg("--key").arg(key);
-        tool.args(binary.iter().flat_map(|binary| [Path::new("--binary"), binary]));
-        Run::of(&tool.output().unwrap())
-    };
-    let nothing_is_left = || assert_eq!(fs::read_dir(&out).into_iter().flatten().count(), 0);
-    build(Some(&main), &source, &dir.join("key.pub")).ends_with(2).says("is no secret key");
-    build(Some(Path::new("/bin/false")), &source, &key).ends_with(6).says("does not name a build");
-    build(Some(&main), &dir.join("nowhere"), &key).ends_with(1).says("manifest");
-    build(None, &source, &key).ends_with(6).says("cargo build failed");
-    nothing_is_left();
-    // The disk fills while the artifact is written; then there is room for it, but not for its signature.
-    build(Some(&main), &source, &key).ends_with(0);
-    let bytes = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).max().unwrap();
-    fs::remove_dir_all(&out).unwrap();
-    fs::create_dir(&out).unwrap();
-    for size in [64 << 10, bytes.next_multiple_of(4_096)] {
+    build.fails(Some(&main), &source, "key.pub", 2, "is no secret key");
+    build.fails(Some(Path::new("/bin/false")), &source, "key", 6, "does not name a build");
+    build.fails(Some(&main), &build.file("nowhere"), "key", 1, "manifest");
+    build.fails(None, &source, "key", 6, "cargo build failed");
+}
+
+#[test]
+fn a_build_whose_disk_fills_leaves_no_artifact_on_a_tmpfs() {
+    let build = Build::new();
+    let source = build.file("source/0.0+first");
+    let tool = build.command(Some(&source.join("main")), &source, "key");
+    let on = |size: u64| {
         let script = format!(
-            "mount -t tmpfs -o size={size} full '{0}' && trap 'umount -l \"{0}\"' EXIT; \"$@\"; code=$?; ls -A '{0}'; exit $code",
-            out.display()
+            "mount -t tmpfs -o size={size} full '{0}' && trap 'umount -l \"{0}\"' EXIT; \"$@\" >/dev/null; code=$?; cd '{0}'; \
+             stat -c '%s %n' * 2>/dev/null; exit $code",
+            build.out.display()
         );
         let mut shell = Command::new("bash");
-        shell.args(["-c", &script, "bash", TOOL, "build", "--binary"]).arg(&main).arg("--source").arg(&source);
-        let output = shell.arg("--out").arg(&out).arg("--key").arg(&key).output().unwrap();
-        let run = Run::of(&output).ends_with(12);
-        assert_eq!(run.stdout, "", "{size}: something was left");
+        Run::of(&shell.args(["-c", &script, "bash"]).arg(tool.get_program()).args(tool.get_args()).output().unwrap())
+    };
+    let made = on(64 << 20).ends_with(0).stdout;
+    assert_eq!(made.lines().count(), 2, "{made}");
+    let bytes: u64 = made.split(' ').next().unwrap().parse().unwrap();
+    // It fills in the middle of the artifact; then there is room for that, but not for its signature.
+    for size in [64 << 10, bytes.next_multiple_of(4_096)] {
+        let left = on(size).ends_with(12).stdout;
+        assert_eq!(left, "", "{size}: something is left");
     }
-    build(Some(&main), &source, &key).ends_with(0);
 }
