@@ -280,7 +280,8 @@ impl Toy {
             })
             .collect();
         let build = if self.behaviour == "wrong-build" { "0.0+liar" } else { &self.build_id };
-        let ready = !(self.behaviour == "sick-later" && self.is_active()) && says["not_ready"] != true;
+        let sick = ["sick-later", "mute-later", "die-asked"].contains(&self.behaviour.as_str()) && self.is_active();
+        let ready = !sick && says["not_ready"] != true;
         json!({ "build_id": build, "pid": std::process::id(), "uptime_ms": 1, "phase": "serving", "ready": ready,
             "accepting": self.accepting.load(SeqCst), "instance": me(), "engines": engines, "sessions": 0 })
     }
@@ -305,6 +306,8 @@ impl Toy {
                 self.accepting.store(true, SeqCst);
                 "{}".to_owned()
             }
+            "/metrics" if self.behaviour == "mute-later" && self.is_active() => String::new(),
+            "/hand-over" if self.behaviour == "die-asked" => exit(5, "toy: dies, as told"),
             "/hand-over" => {
                 let to = serde_json::from_str::<Value>(body).unwrap_or_default();
                 self.give(to["to"].as_str().unwrap_or_default());
