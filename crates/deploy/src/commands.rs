@@ -36,9 +36,8 @@ pub fn run(cli: &Cli) -> Exit {
         }
     };
     let installed = if cli.command.is_of_this_host() { site.check_installed() } else { Ok(()) };
-    let result = installed.and_then(|()| {
-        if cli.command.changes() { recorded(&site, &cli.command) } else { look(&site, &cli.command) }
-    });
+    let result = installed
+        .and_then(|()| if cli.command.changes() { recorded(&site, &cli.command) } else { look(&site, &cli.command) });
     match result {
         Ok(()) => Exit::Ok,
         Err(error) if is_stopped(&site, &error) => Exit::Ok,

@@ -24,10 +24,8 @@ use support::{Host, Run, example};
 
 /// Only what a test asks for: the load of this machine is no part of it.
 fn configure(host: &Host, more: &str) {
-    let yaml = format!(
-        "{}monitor:\n  cpu_percent: 0\n  memory_percent: 0\n  disk_percent: 0\n{more}",
-        support::DEPLOY_YAML
-    );
+    let yaml =
+        format!("{}monitor:\n  cpu_percent: 0\n  memory_percent: 0\n  disk_percent: 0\n{more}", support::DEPLOY_YAML);
     fs::write(host.root.join("etc/hotgo/deploy.yaml"), yaml).unwrap();
 }
 
@@ -179,7 +177,11 @@ impl Webhook {
     fn alerts(&self) -> Vec<String> {
         let bodies = self.bodies.lock().unwrap();
         assert!(bodies.iter().all(|body| body["kind"] == "alert"), "{bodies:?}");
-        bodies.iter().flat_map(|body| body["alerts"].as_array().unwrap()).map(|line| line.as_str().unwrap().to_owned()).collect()
+        bodies
+            .iter()
+            .flat_map(|body| body["alerts"].as_array().unwrap())
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect()
     }
 }
 

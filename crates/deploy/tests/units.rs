@@ -26,9 +26,11 @@ fn shutdown() -> BTreeMap<String, u64> {
         .filter_map(|line| line.split('#').next()?.trim().split_once(": "))
         .map(|(key, value)| (key.to_owned(), value.trim().parse().unwrap()))
         .collect();
-    for (name, value) in unit("hotgo@.service").iter().filter(|(name, _)| name == "Environment").flat_map(|(_, words)| {
-        words.split(' ').filter_map(|word| word.strip_prefix("HOTGO__SHUTDOWN__")?.split_once('='))
-    }) {
+    for (name, value) in
+        unit("hotgo@.service").iter().filter(|(name, _)| name == "Environment").flat_map(|(_, words)| {
+            words.split(' ').filter_map(|word| word.strip_prefix("HOTGO__SHUTDOWN__")?.split_once('='))
+        })
+    {
         let known = all.insert(name.to_lowercase(), value.parse().unwrap());
         assert!(known.is_some(), "the server has no shutdown.{}", name.to_lowercase());
     }
@@ -53,7 +55,8 @@ fn seconds(unit_name: &str, setting: &str) -> u64 {
 /// A default of `deploy.yaml`, from its skeleton.
 fn default_of(key: &str) -> u64 {
     let text = fs::read_to_string(project().join("manifest/systemd/deploy.yaml")).unwrap();
-    let value = text.lines().find_map(|line| line.trim_start_matches([' ', '#']).strip_prefix(&format!("{key}: "))).unwrap();
+    let value =
+        text.lines().find_map(|line| line.trim_start_matches([' ', '#']).strip_prefix(&format!("{key}: "))).unwrap();
     value.split('#').next().unwrap().trim().parse().unwrap()
 }
 
