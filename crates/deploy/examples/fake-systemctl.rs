@@ -111,11 +111,17 @@ impl Unit {
         let state = self.state();
         let pid = if state == "inactive" { "0".to_owned() } else { self.get("pid") };
         format!(
-            "ActiveState={state}\nMainPID={}\nResult={}\nNRestarts={}\n",
+            "LoadState={}\nActiveState={state}\nMainPID={}\nResult={}\nNRestarts={}\n",
+            self.load(),
             if pid.is_empty() { "0" } else { &pid },
             if result.is_empty() { "success" } else { &result },
             self.get("restarts").parse::<u64>().unwrap_or_default()
         )
+    }
+
+    fn load(&self) -> &'static str {
+        let template = self.name.replace("@blue", "@").replace("@green", "@");
+        if self.root.join("etc/systemd/system").join(template).exists() { "loaded" } else { "not-found" }
     }
 
     fn helper(&self, what: &str) {
@@ -125,6 +131,9 @@ impl Unit {
     }
 
     fn start(&self) -> bool {
+        if self.load() != "loaded" {
+            return false;
+        }
         if !self.is_slot() {
             self.set("state", "active");
             return true;

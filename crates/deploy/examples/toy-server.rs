@@ -1,6 +1,9 @@
 //! A server for the tests of the tool: it speaks systemd's protocol, the private socket and `main`'s commands, trades
 //! pretended accounts, and misbehaves as `manifest/behaviour` of its release says.
 //!
+//! `says.json` in the data directory changes what a running one tells: `unknown_ms` (age of an order of unknown outcome),
+//! `lease_age_s`, `event_lag_s`, `not_ready`, `hangs`.
+//!
 //! An account is a file in the data directory that holds its owner's process, and is written again and again while that
 //! lives: a lease.
 #![allow(
@@ -56,6 +59,7 @@ fn main() {
     match words.first().map(String::as_str) {
         Some("--version") => println!("main {build_id}"),
         Some("check") if behaviour == "check-fails" => exit(3, "config.yaml: trading.limits is wrong"),
+        Some("check") if fs::write(data().join("checked-by"), "").is_err() => exit(5, "the data directory is not ours"),
         Some("check") if applied < schema[0].as_i64().unwrap() || applied > schema[1].as_i64().unwrap() => {
             exit(6, "the schema does not fit");
         }
@@ -196,6 +200,10 @@ fn http(release: PathBuf, behaviour: String, build_id: String) {
     std::process::exit(0);
 }
 
+fn unresolved(says: &Value) -> Value {
+    says["unknown_ms"].as_u64().map_or(json!([]), |age| json!([{ "client_order_id": "order-7", "age_ms": age }]))
+}
+
 impl Toy {
     fn is_active(&self) -> bool {
         let active = self.release.join("../../slots/active");
@@ -255,7 +263,12 @@ impl Toy {
         fs::write(&temporary, owner).and_then(|()| fs::rename(&temporary, account)).unwrap();
     }
 
+    fn says(&self) -> Value {
+        serde_json::from_str(&read(&self.data.join("says.json"))).unwrap_or_default()
+    }
+
     fn status(&self) -> Value {
+        let says = self.says();
         let engines: Vec<Value> = self
             .accounts()
             .iter()
@@ -263,11 +276,12 @@ impl Toy {
             .map(|(number, path)| {
                 let mine = read(path) == me() && self.behaviour != "takes-no-accounts";
                 json!({ "account": number, "label": "toy", "state": if mine { "running" } else { "standby" }, "ready": mine,
-                    "robots_running": 2, "live_orders": 1, "unresolved": [] })
+                    "robots_running": 2, "live_orders": 1, "unresolved": unresolved(&says) })
             })
             .collect();
         let build = if self.behaviour == "wrong-build" { "0.0+liar" } else { &self.build_id };
-        let ready = !(self.behaviour == "sick-later" && self.is_active());
+        let sick = ["sick-later", "mute-later", "die-asked"].contains(&self.behaviour.as_str()) && self.is_active();
+        let ready = !sick && says["not_ready"] != true;
         json!({ "build_id": build, "pid": std::process::id(), "uptime_ms": 1, "phase": "serving", "ready": ready,
             "accepting": self.accepting.load(SeqCst), "instance": me(), "engines": engines, "sessions": 0 })
     }
@@ -278,7 +292,7 @@ impl Toy {
         let count = stream.read(&mut bytes).unwrap_or(0);
         let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
-        if self.behaviour == "hang-later" && self.is_active() {
+        if (self.behaviour == "hang-later" && self.is_active()) || self.says()["hangs"] == true {
             thread::park_timeout(Duration::from_mins(10));
         }
         let path = head.split(' ').nth(1).unwrap_or_default();
@@ -292,6 +306,8 @@ impl Toy {
                 self.accepting.store(true, SeqCst);
                 "{}".to_owned()
             }
+            "/metrics" if self.behaviour == "mute-later" && self.is_active() => String::new(),
+            "/hand-over" if self.behaviour == "die-asked" => exit(5, "toy: dies, as told"),
             "/hand-over" => {
                 let to = serde_json::from_str::<Value>(body).unwrap_or_default();
                 self.give(to["to"].as_str().unwrap_or_default());
@@ -302,14 +318,17 @@ impl Toy {
                 "{}".to_owned()
             }
             "/metrics" => {
-                let bad = u64::from(self.behaviour == "errors");
+                let (bad, says) = (u64::from(self.behaviour == "errors"), self.says());
                 let all = self.requests.fetch_add(50, SeqCst) + 50;
                 format!(
                     "hotgo_http_requests_total{{status=\"200\"}} {}\nhotgo_http_requests_total{{status=\"500\"}} {}\n\
-                     hotgo_http_request_duration_seconds_sum {}\nhotgo_http_request_duration_seconds_count {all}\n",
+                     hotgo_http_request_duration_seconds_sum {}\nhotgo_http_request_duration_seconds_count {all}\n\
+                     hotgo_lease_age_seconds {}\nhotgo_event_lag_seconds {}\n",
                     all * (1 - bad),
                     all * bad,
-                    all / 1_000
+                    all / 1_000,
+                    says["lease_age_s"].as_u64().unwrap_or(0),
+                    says["event_lag_s"].as_u64().unwrap_or(0)
                 )
             }
             _ => "{}".to_owned(),

@@ -92,9 +92,18 @@ pub fn build(build: &Build, interrupt: &Interrupt) -> Result<(PathBuf, Manifest)
     let manifest = Manifest::new(build_id, time::now_ms(), schema, files);
     make_dir(&build.out, 0o755)?;
     let path = build.out.join(format!("hotgo-{}.tar.gz", manifest.release_name()));
-    pack(&path, &manifest, &sources).map_err(Error::at("write", &path))?;
-    sign(&path, &manifest, &pair)?;
-    Ok((path, manifest))
+    // It gets its name when it is complete and signed: a build that fails leaves no artifact.
+    let temporary = path.with_added_extension("new");
+    let made = pack(&temporary, &manifest, &sources)
+        .map_err(Error::at("write", &path))
+        .and_then(|()| sign(&temporary, &path, &manifest, &pair))
+        .and_then(|()| fs::rename(&temporary, &path).map_err(Error::at("write", &path)));
+    if made.is_err() {
+        for left in [&temporary, &path.with_added_extension("sig")] {
+            let _gone = fs::remove_file(left);
+        }
+    }
+    made.map(|()| (path, manifest))
 }
 
 fn compile(source: &Path, interrupt: &Interrupt) -> Result<PathBuf, Error> {
@@ -186,8 +195,10 @@ fn statement(bytes: u64, unpacked: u64, sha256: &str) -> String {
     format!("{MAGIC}\nbytes {bytes}\nunpacked {unpacked}\nsha256 {sha256}\n")
 }
 
-fn sign(path: &Path, manifest: &Manifest, pair: &Ed25519KeyPair) -> Result<(), Error> {
-    let (sha256, bytes) = File::open(path).and_then(|mut file| sha256(&mut file)).map_err(Error::at("read", path))?;
+/// The content of one file, beside another one.
+fn sign(content: &Path, path: &Path, manifest: &Manifest, pair: &Ed25519KeyPair) -> Result<(), Error> {
+    let (sha256, bytes) =
+        File::open(content).and_then(|mut file| sha256(&mut file)).map_err(Error::at("read", content))?;
     let unpacked = manifest.files.iter().map(|file| file.bytes).sum();
     let statement = statement(bytes, unpacked, &sha256);
     let signature = BASE64_STANDARD.encode(pair.sign(statement.as_bytes()));

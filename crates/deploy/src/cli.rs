@@ -273,6 +273,14 @@ impl Command {
         }
     }
 
+    /// Whether it works on what is installed here. The units say by themselves that nothing is (7).
+    pub const fn is_of_this_host(&self) -> bool {
+        !matches!(
+            self,
+            Self::Build { .. } | Self::Keygen { .. } | Self::Install { .. } | Self::Rolling { .. } | Self::Slots { .. }
+        )
+    }
+
     /// Whether it changes this host, and so takes the lock and leaves a record.
     pub const fn changes(&self) -> bool {
         match self {

@@ -35,7 +35,9 @@ pub fn run(cli: &Cli) -> Exit {
             return error.exit();
         }
     };
-    let result = if cli.command.changes() { recorded(&site, &cli.command) } else { look(&site, &cli.command) };
+    let installed = if cli.command.is_of_this_host() { site.check_installed() } else { Ok(()) };
+    let result = installed
+        .and_then(|()| if cli.command.changes() { recorded(&site, &cli.command) } else { look(&site, &cli.command) });
     match result {
         Ok(()) => Exit::Ok,
         Err(error) if is_stopped(&site, &error) => Exit::Ok,
@@ -61,13 +63,14 @@ fn open(cli: &Cli) -> Result<Site, Error> {
     let interrupt = Interrupt::install()?;
     let config = Config::load(&layout.etc().join("deploy.yaml"))?;
     let Offset(offset) = config.windows.utc_offset;
-    let user = if Uid::effective().is_root() { User::from_name(USER).ok().flatten() } else { None };
+    let host = layout.root == Path::new("/") && Uid::effective().is_root();
+    let user = if host { User::from_name(USER).ok().flatten().map(|_| USER) } else { None };
     let by = std::env::var_os("SUDO_USER").map(|name| name.to_string_lossy().into_owned());
     let by = by.or_else(|| User::from_uid(Uid::current()).ok().flatten().map(|user| user.name));
     Ok(Site {
         systemd: Systemd::new(&cli.global.systemctl, &cli.global.journalctl, interrupt.clone()),
         out: Output::new(cli.global.json, offset),
-        user: user.map(|user| (user.uid.as_raw(), user.gid.as_raw())),
+        user,
         by: by.unwrap_or_else(|| Uid::current().to_string()),
         layout,
         config,
@@ -215,10 +218,15 @@ fn change(site: &Site, command: &Command, record: &mut Record) -> Result<(), Err
         Command::Rollback { release: name, .. } => {
             recover(site, record, false)?;
             let target = way_back(site, name.as_deref())?;
-            if let Some(bad) = site.layout.current().filter(|current| *current != target.name) {
-                Release::set_failed(&site.layout, &bad, &format!("rolled back by {}", site.by))?;
+            let bad = site.layout.current().filter(|current| *current != target.name);
+            if let Some(bad) = &bad {
+                Release::set_failed(&site.layout, bad, &format!("rolled back by {}", site.by))?;
             }
-            drive(site, record, Request { target, back: true, canary_s: None })
+            let result = drive(site, record, Request { target, back: true, canary_s: None });
+            if let (Some(bad), Err(Error::Preflight(_))) = (&bad, &result) {
+                Release::set_good(&site.layout, bad)?;
+            }
+            result
         }
         Command::Restart { change } => {
             allow(site, &change, Impact::Pause, record)?;
@@ -381,6 +389,7 @@ fn restart(site: &Site) -> Result<(), Error> {
         return Err(Error::NoRelease("no release serves here yet".to_owned()));
     };
     let build_id = Release::load(&site.layout, &name)?.manifest.build_id;
+    site.check_units(colour)?;
     let limits = &site.config.upgrade;
     let line = site.out.step("restart", &format!("{name} ({colour}): requests wait"));
     remove_file(&site.layout.candidate_mark(colour))?;

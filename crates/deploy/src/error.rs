@@ -23,7 +23,7 @@ pub enum Exit {
     Artifact,
     /// There is no such release.
     NoRelease,
-    /// The release does not fit this host. Nothing was changed.
+    /// The release does not fit this host, or this host is not installed. Nothing was changed.
     Preflight,
     /// The release failed before it was committed. It was undone; the one before serves.
     Undone,
@@ -102,7 +102,9 @@ impl Exit {
             Self::Window => "refused at this time: see `windows` in deploy.yaml and --outside-window",
             Self::Artifact => "the artifact or release is not what was built and signed",
             Self::NoRelease => "there is no such release",
-            Self::Preflight => "the release does not fit this host; nothing was changed",
+            Self::Preflight => {
+                "the release does not fit this host, or hotgo is not installed on it; nothing was changed"
+            }
             Self::Undone => "the release failed and was undone; the one before serves, undisturbed",
             Self::RolledBack => "the release failed after it was committed; the one before serves again",
             Self::Broken => "failed, and could not be undone: somebody has to look at once",

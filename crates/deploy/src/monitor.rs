@@ -272,23 +272,39 @@ fn started_again(site: &Site, before: &mut BTreeMap<String, u64>) -> Finding {
     Finding::new("restarts", again.is_empty(), detail)
 }
 
-/// What the server itself says.
+/// What the server itself says. One that lives and is not ready is bad, and is asked for the rest all the same.
 fn server(site: &Site) -> Vec<Finding> {
     let Some(colour) = site.layout.active() else { return Vec::new() };
     let build = site.layout.slot(colour).and_then(|name| Release::load(&site.layout, &name).ok());
     let build = build.map(|release| release.manifest.build_id).unwrap_or_default();
-    let status = match site.healthy(colour, &build) {
-        Ok(status) => status,
-        Err(error) => return vec![Finding::new("health", false, error.to_string())],
-    };
     let limits = &site.config.monitor;
+    let status = match site.alive(colour, &build) {
+        Ok(status) => status,
+        Err(error) => {
+            let none = "nobody answers for them";
+            let robots = format!("{none}, and there are to be {}", limits.min_robots);
+            return vec![
+                Finding::new("health", false, error.to_string()),
+                if limits.min_robots > 0 {
+                    Finding::new("robots", false, robots)
+                } else {
+                    Finding::unknown("robots", none)
+                },
+                Finding::unknown("unknown-orders", none),
+            ];
+        }
+    };
     let trading = status.trading();
+    let not_ready = if status.ready { "" } else { ", not ready" };
+    let health = format!(
+        "build {}, pid {}, up {} s, {}{not_ready}",
+        status.build_id,
+        status.pid,
+        status.uptime_ms / 1_000,
+        status.phase
+    );
     let mut findings = vec![
-        Finding::new(
-            "health",
-            true,
-            format!("build {}, pid {}, up {} s", status.build_id, status.pid, status.uptime_ms / 1_000),
-        ),
+        Finding::new("health", status.ready, health),
         Finding::new("robots", trading.robots >= limits.min_robots, trading.to_string()),
     ];
     let unresolved = status.engines.iter().flat_map(|engine| &engine.unresolved);

@@ -56,6 +56,14 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// One whose signal has come already.
+    #[cfg(test)]
+    pub fn arrived() -> Self {
+        let interrupt = Self::default();
+        interrupt.state.0.lock().unwrap_or_else(PoisonError::into_inner).signal = Some(Signal::SIGTERM);
+        interrupt
+    }
+
     /// From here no signal ends a wait: what has failed is undone to the end.
     pub fn ignore(&self) {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner).ignored = true;
@@ -221,8 +229,7 @@ mod tests {
 
     #[test]
     fn a_signal_ends_every_wait_until_signals_are_ignored() {
-        let interrupt = Interrupt::default();
-        interrupt.state.0.lock().unwrap().signal = Some(Signal::SIGTERM);
+        let interrupt = Interrupt::arrived();
         assert!(interrupt.sleep(Duration::from_mins(1)).is_err());
         let error = run(&mut sh("sleep 60"), None, Duration::from_mins(1), &interrupt).unwrap_err();
         assert_eq!(error.exit().number(), 143);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -205,11 +204,11 @@ impl Release {
     pub fn main(&self, site: &Site, arguments: &[&str], timeout: Duration) -> Result<Finished, Error> {
         let mut command = Command::new(self.dir.join(MAIN));
         command.args(arguments).current_dir(&self.dir).env("HOTGO_CONFIG", site.layout.etc());
-        // A database that root has made would be root's.
-        if let Some((user, group)) = site.user {
-            command.uid(user).gid(group);
+        match site.user {
+            // A database that root has made would be root's.
+            Some(user) => site.systemd.run_as(user, &command, timeout),
+            None => process::run(&mut command, None, timeout, &site.interrupt),
         }
-        process::run(&mut command, None, timeout, &site.interrupt)
     }
 
     /// `main check`: configuration, data directory, schema, database, Redis.

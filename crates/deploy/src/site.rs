@@ -11,7 +11,7 @@ use crate::layout::{Colour, Layout};
 use crate::output::Output;
 use crate::process::Interrupt;
 use crate::release::Release;
-use crate::systemd::{SERVICE, Systemd, Unit};
+use crate::systemd::{SERVICE, SOCKET, Systemd, Unit};
 
 /// How often a state that is waited for is looked at.
 pub const POLL: Duration = Duration::from_millis(200);
@@ -32,8 +32,9 @@ pub struct Site {
     pub out: Output,
     /// Signals.
     pub interrupt: Interrupt,
-    /// The server's user and group, if we may become them.
-    pub user: Option<(u32, u32)>,
+    /// The server's user, if we are root on a real host: what belongs to the server runs as that one. Below another root
+    /// everything is ours.
+    pub user: Option<&'static str>,
     /// Who runs us.
     pub by: String,
 }
@@ -50,6 +51,36 @@ impl Site {
     /// When systemd cannot be asked.
     pub fn unit(&self, colour: Colour) -> Result<Unit, Error> {
         self.systemd.show(&colour.unit())
+    }
+
+    /// Refuses when systemd does not know the units that a slot needs.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] names the unit.
+    pub fn check_units(&self, colour: Colour) -> Result<(), Error> {
+        for unit in [SERVICE, SOCKET, &colour.unit()] {
+            let load = self.systemd.show(unit)?.load;
+            if load != "loaded" {
+                return Err(Error::Preflight(format!(
+                    "systemd says that {unit} is {load}: `hotgo-deploy install` writes the units"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses where nothing is installed.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] names the root.
+    pub fn check_installed(&self) -> Result<(), Error> {
+        if self.layout.releases().is_dir() {
+            return Ok(());
+        }
+        let root = self.layout.root.display();
+        Err(Error::Preflight(format!(
+            "hotgo is not installed below {root}: `hotgo-deploy install` does that, and --root names another root"
+        )))
     }
 
     /// The server in a slot, if it lives: this process of systemd's, this build, and it answers. One account in quarantine

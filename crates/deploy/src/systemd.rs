@@ -1,11 +1,13 @@
-//! systemd, through `systemctl` and `journalctl`: nothing else here knows that they exist.
+//! systemd, through `systemctl`, `systemd-run` and `journalctl`: nothing else here knows that they exist.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::process::{self, Finished, Interrupt};
+use crate::time;
 
 /// The umbrella.
 pub const SERVICE: &str = "hotgo.service";
@@ -14,10 +16,25 @@ pub const SOCKET: &str = "hotgo.socket";
 
 /// A question is answered within this.
 const ANSWER: Duration = Duration::from_secs(20);
+/// What a program that is another user's gets to end after SIGTERM.
+const TERM_WAIT: &str = "5s";
+/// What it needs beyond the server's user: nothing.
+const SANDBOX: [&str; 8] = [
+    "CapabilityBoundingSet=",
+    "NoNewPrivileges=yes",
+    "ProtectSystem=full",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "RestrictSUIDSGID=yes",
+    "UMask=0077",
+];
 
 /// How a unit stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unit {
+    /// `loaded`, or why its file is of no use: `not-found`, `masked`, `bad-setting`, ...
+    pub load: String,
     /// `active`, `activating`, `deactivating`, `inactive`, `failed`, `reloading`.
     pub state: String,
     /// Its main process; 0 without one.
@@ -50,13 +67,15 @@ impl Unit {
 pub struct Systemd {
     systemctl: String,
     journalctl: String,
+    systemd_run: String,
     interrupt: Interrupt,
 }
 
 impl Systemd {
     /// These commands: `systemctl` and `journalctl`, or what a test gives.
     pub fn new(systemctl: &str, journalctl: &str, interrupt: Interrupt) -> Self {
-        Self { systemctl: systemctl.to_owned(), journalctl: journalctl.to_owned(), interrupt }
+        let [systemctl, journalctl, systemd_run] = [systemctl, journalctl, "systemd-run"].map(str::to_owned);
+        Self { systemctl, journalctl, systemd_run, interrupt }
     }
 
     fn run(&self, arguments: &[&str], timeout: Duration) -> Result<Finished, Error> {
@@ -132,18 +151,52 @@ impl Systemd {
         self.order(&[&["enable"], units].concat(), ANSWER)
     }
 
+    /// Runs a program to its end as another user: systemd starts it, in a unit of its own, so that the tool needs no right to
+    /// become somebody else. Of the environment it gets what the command sets, and the server's settings (`HOTGO__*`).
+    ///
+    /// # Errors
+    /// As [`process::run`]. Nothing of it runs any more then; if the tool is killed, systemd sees to the timeout.
+    pub fn run_as(&self, user: &str, command: &Command, timeout: Duration) -> Result<Finished, Error> {
+        let unit = format!("hotgo-run-{}-{}.service", std::process::id(), time::now_ms());
+        let mut run = Command::new(&self.systemd_run);
+        run.args(["--quiet", "--collect", "--wait", "--pipe"]).arg(format!("--unit={unit}"));
+        run.args([format!("--uid={user}"), format!("--gid={user}")]);
+        if let Some(dir) = command.get_current_dir() {
+            run.arg(with("--working-directory=", dir.as_os_str()));
+        }
+        let settings = std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HOTGO__"));
+        let own = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        for (name, value) in settings.chain(own) {
+            let name = with("--setenv=", &name);
+            run.arg(with(with(name, "="), &value));
+        }
+        let limits = [format!("RuntimeMaxSec={}s", timeout.as_secs() + 1), format!("TimeoutStopSec={TERM_WAIT}")];
+        for property in SANDBOX.map(str::to_owned).into_iter().chain(limits) {
+            run.arg(format!("--property={property}"));
+        }
+        run.arg("--").arg(command.get_program()).args(command.get_args());
+        let done = process::run(&mut run, None, timeout, &self.interrupt);
+        if done.is_err() {
+            // Who waited is gone, and the program is not. Not even a signal keeps this from being done.
+            let mut stop = Command::new(&self.systemctl);
+            let _told = process::run(stop.args(["stop", &unit]), None, ANSWER, &Interrupt::default());
+        }
+        done
+    }
+
     /// How a unit stands.
     ///
     /// # Errors
     /// [`Error::Systemd`] when systemd cannot be asked.
     pub fn show(&self, unit: &str) -> Result<Unit, Error> {
-        let done = self.run(&["show", "-p", "ActiveState,MainPID,Result,NRestarts", unit], ANSWER)?;
+        let done = self.run(&["show", "-p", "LoadState,ActiveState,MainPID,Result,NRestarts", unit], ANSWER)?;
         if !done.status.success() {
             return Err(Error::Systemd(format!("systemctl show {unit}: {}", done.last_words())));
         }
         let fields: BTreeMap<&str, &str> = done.stdout.lines().filter_map(|line| line.split_once('=')).collect();
         let text = |key| fields.get(key).copied().unwrap_or_default();
         Ok(Unit {
+            load: text("LoadState").to_owned(),
             state: text("ActiveState").to_owned(),
             main_pid: text("MainPID").parse().unwrap_or_default(),
             result: text("Result").to_owned(),
@@ -180,5 +233,73 @@ impl Systemd {
         // Without a journal there are no lines, and that is all.
         let done = process::run(&mut command, None, ANSWER, &self.interrupt);
         done.map(|done| done.stdout.lines().map(str::to_owned).collect()).unwrap_or_default()
+    }
+}
+
+fn with(before: impl Into<OsString>, after: impl AsRef<OsStr>) -> OsString {
+    let mut text = before.into();
+    text.push(after);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::*;
+
+    fn script(path: &Path, text: &str) -> String {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    }
+
+    /// Commands that write down what they are told; `systemd-run` runs what it is given, as whoever we are.
+    fn pretended(dir: &Path) -> Systemd {
+        let told = dir.join("told");
+        let note = format!("echo \"$0\" \"$@\" >>{}", told.display());
+        let run = format!("{note}; until [ \"$1\" = -- ]; do shift; done; shift; exec \"$@\"");
+        Systemd {
+            systemctl: script(&dir.join("systemctl"), &note),
+            journalctl: "true".to_owned(),
+            systemd_run: script(&dir.join("systemd-run"), &run),
+            interrupt: Interrupt::default(),
+        }
+    }
+
+    #[test]
+    fn a_program_of_another_user_is_started_by_systemd_and_its_words_and_status_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let systemd = pretended(dir.path());
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out; echo err >&2; exit 6"]).current_dir("/opt").env("HOTGO_CONFIG", "/etc/hotgo");
+        let done = systemd.run_as("hotgo", &command, Duration::from_secs(30)).unwrap();
+        assert_eq!((done.status.code(), done.stdout.as_str(), done.stderr.as_str()), (Some(6), "out\n", "err\n"));
+        let told = fs::read_to_string(dir.path().join("told")).unwrap();
+        for words in [
+            "--uid=hotgo --gid=hotgo",
+            "--working-directory=/opt",
+            "--setenv=HOTGO_CONFIG=/etc/hotgo",
+            "--property=RuntimeMaxSec=31s",
+            "--property=NoNewPrivileges=yes",
+            "-- sh -c",
+        ] {
+            assert!(told.contains(words), "no {words:?} in {told}");
+        }
+        assert!(!told.contains("systemctl stop"), "{told}");
+    }
+
+    #[test]
+    fn a_program_of_another_user_is_stopped_by_its_unit_when_nobody_waits_for_it_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let systemd = Systemd { interrupt: Interrupt::arrived(), ..pretended(dir.path()) };
+        let mut command = Command::new("sleep");
+        let error = systemd.run_as("hotgo", command.arg("60"), Duration::from_secs(60)).unwrap_err();
+        assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+        let told = fs::read_to_string(dir.path().join("told")).unwrap();
+        let stop = told.lines().find(|line| line.contains("systemctl stop hotgo-run-")).unwrap();
+        assert!(stop.ends_with(".service"), "{told}");
     }
 }

@@ -344,3 +344,22 @@ fn a_rollback_and_what_an_operator_does_lose_no_request() {
     site.assert_serves(a);
     inside("systemctl is-active hotgo@blue").ends_with(0);
 }
+
+#[test]
+#[ignore = "needs a systemd in namespaces: see the head of this file"]
+fn what_the_unit_of_a_slot_sets_is_what_main_check_accepts_and_systemd_waits_for() {
+    let _site = Site::serving();
+    let check = |more: &str| {
+        inside(&format!(
+            "systemctl show -p Environment --value hotgo@blue >/srv/t/env; cd /srv/t/a
+             exec systemd-run --quiet --collect --wait --pipe --uid=hotgo -p WorkingDirectory=/srv/t/a \
+               env $(cat /srv/t/env) {more} /srv/t/a/main check"
+        ))
+    };
+    check("").ends_with(0).says("supervisor's limit 55000: ");
+    inside("systemctl show -p TimeoutStopUSec --value hotgo@blue").ends_with(0).says("55s");
+    // It is these settings that it looks at.
+    let refused = check("HOTGO__SHUTDOWN__DEADLINE_MS=54000");
+    assert_ne!(refused.code, 0, "{}", refused.text);
+    refused.says("shutdown.stop_budget_ms");
+}

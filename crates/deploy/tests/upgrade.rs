@@ -132,6 +132,16 @@ fn a_release_that_hangs_after_the_commit_is_rolled_back() {
 }
 
 #[test]
+fn the_way_back_needs_no_figures_of_the_release_that_it_leaves() {
+    is_rolled_back("mute-later");
+}
+
+#[test]
+fn the_way_back_needs_no_hand_over_by_the_release_that_it_leaves() {
+    is_rolled_back("die-asked");
+}
+
+#[test]
 fn a_new_process_that_dies_once_while_the_old_one_drains_is_told_and_survived() {
     let host = Host::new();
     host.quick("1.0+a", "slow-drain").ends_with(0);

@@ -36,7 +36,7 @@ impl Upgrade<'_> {
         let site = self.site;
         let release = self.release()?;
         release.verify()?;
-        site.systemd.show(SERVICE)?;
+        site.check_units(self.journal.to.colour)?;
         let pending = release.pending_migrations(site)?;
         let newest = pending.iter().map(|step| step.version).max();
         if let (Some(newest), false) = (newest, self.journal.back) {
@@ -189,15 +189,29 @@ impl Upgrade<'_> {
 
     pub(super) fn traffic(&mut self, line: &StepLine<'_>) -> Result<String, Error> {
         let new = self.site.instance(self.journal.to.colour);
-        let Some((old, _)) = self.old()? else {
+        let Some((old, status)) = self.old()? else {
             return Ok("skipped: nothing else serves".to_owned());
         };
-        let start = [Traffic::of(&old)?, Traffic::of(&new)?];
+        let (old_before, new_before) = (Traffic::of(&old), Traffic::of(&new)?);
         self.stays_healthy(seconds(self.traffic_s()), line)?;
-        let [old, new] = [Traffic::of(&old)?.since(start[0]), Traffic::of(&new)?.since(start[1])];
+        let old = old_before.and_then(|before| Ok(Traffic::of(&old)?.since(before)));
+        let new = Traffic::of(&new)?.since(new_before);
+        if !self.is_still(status.pid)? {
+            return Ok(format!("{new}; not compared: the old process has died meanwhile"));
+        }
+        let old = match old {
+            // What is left because it is bad is no measure.
+            Err(Error::Remote(what)) if self.journal.back => return Ok(format!("{new}; not compared: {what}")),
+            other => other?,
+        };
         let limits = &self.site.config.upgrade;
         new.compare(&old, limits.max_error_percent, limits.max_latency_ratio)?;
         Ok(format!("{new} (the old one: {old})"))
+    }
+
+    /// Whether O is this process still.
+    fn is_still(&self, pid: u32) -> Result<bool, Error> {
+        Ok(self.old()?.is_some_and(|(_, status)| status.pid == pid))
     }
 
     pub(super) fn hand_over(&mut self, line: &StepLine<'_>) -> Result<String, Error> {
@@ -209,9 +223,15 @@ impl Upgrade<'_> {
         self.journal.before = Some(before);
         self.record.before = Some(before);
         self.journal.save(&site.layout)?;
-        old.hand_over(&name)?;
-        point("hand-over-sent");
         let mut told = status.pid;
+        if let Err(error) = old.hand_over(&name) {
+            if self.is_still(told)? {
+                return Err(error);
+            }
+            // It has died: it is told when it is back, or N takes its accounts when their leases end.
+            told = 0;
+        }
+        point("hand-over-sent");
         let status = site.wait_for(timeout, || {
             let new = self.candidate()?;
             let left: Vec<i64> =
