@@ -67,15 +67,16 @@ impl Unit {
 pub struct Systemd {
     systemctl: String,
     journalctl: String,
-    systemd_run: String,
+    /// `systemd-run`.
+    launcher: String,
     interrupt: Interrupt,
 }
 
 impl Systemd {
     /// These commands: `systemctl` and `journalctl`, or what a test gives.
     pub fn new(systemctl: &str, journalctl: &str, interrupt: Interrupt) -> Self {
-        let [systemctl, journalctl, systemd_run] = [systemctl, journalctl, "systemd-run"].map(str::to_owned);
-        Self { systemctl, journalctl, systemd_run, interrupt }
+        let [systemctl, journalctl, launcher] = [systemctl, journalctl, "systemd-run"].map(str::to_owned);
+        Self { systemctl, journalctl, launcher, interrupt }
     }
 
     fn run(&self, arguments: &[&str], timeout: Duration) -> Result<Finished, Error> {
@@ -158,7 +159,7 @@ impl Systemd {
     /// As [`process::run`]. Nothing of it runs any more then; if the tool is killed, systemd sees to the timeout.
     pub fn run_as(&self, user: &str, command: &Command, timeout: Duration) -> Result<Finished, Error> {
         let unit = format!("hotgo-run-{}-{}.service", std::process::id(), time::now_ms());
-        let mut run = Command::new(&self.systemd_run);
+        let mut run = Command::new(&self.launcher);
         run.args(["--quiet", "--collect", "--wait", "--pipe"]).arg(format!("--unit={unit}"));
         run.args([format!("--uid={user}"), format!("--gid={user}")]);
         if let Some(dir) = command.get_current_dir() {
@@ -264,7 +265,7 @@ mod tests {
         Systemd {
             systemctl: script(&dir.join("systemctl"), &note),
             journalctl: "true".to_owned(),
-            systemd_run: script(&dir.join("systemd-run"), &run),
+            launcher: script(&dir.join("systemd-run"), &run),
             interrupt: Interrupt::default(),
         }
     }
@@ -296,7 +297,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let systemd = Systemd { interrupt: Interrupt::arrived(), ..pretended(dir.path()) };
         let mut command = Command::new("sleep");
-        let error = systemd.run_as("hotgo", command.arg("60"), Duration::from_secs(60)).unwrap_err();
+        let error = systemd.run_as("hotgo", command.arg("60"), Duration::from_mins(1)).unwrap_err();
         assert!(matches!(error, Error::Interrupted { .. }), "{error}");
         let told = fs::read_to_string(dir.path().join("told")).unwrap();
         let stop = told.lines().find(|line| line.contains("systemctl stop hotgo-run-")).unwrap();

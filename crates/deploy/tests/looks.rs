@@ -4,6 +4,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::cmp_owned,
     missing_docs,
     reason = "tests"
 )]
