@@ -32,6 +32,8 @@ const UNITS: [(&str, &str); 8] = [
 ];
 const ENABLED: [&str; 3] = ["hotgo.socket", "hotgo.service", "hotgo-monitor.timer"];
 const QUICK: Duration = Duration::from_secs(30);
+/// This very program, also after its file was replaced.
+const OURSELVES: &str = "/proc/self/exe";
 
 /// Who owns a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,10 +159,11 @@ impl Install<'_> {
     fn tool(&mut self) -> Result<(), Error> {
         let ours = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
         let path = self.site.layout.root.join("usr/local/sbin/hotgo-deploy");
-        if ours.canonicalize().ok() == path.canonicalize().ok() {
+        if ours.canonicalize().is_ok_and(|ours| path.canonicalize().is_ok_and(|path| path == ours)) {
             return Ok(());
         }
-        let text = fs::read(&ours).map_err(Error::at("read", &ours))?;
+        // Not by its name: another file may have that by now.
+        let text = fs::read(OURSELVES).map_err(Error::at("read", &ours))?;
         self.replace(&path, &text, 0o755).map(|_| ())
     }
 

@@ -275,7 +275,7 @@ fn of_two_upgrades_at_once_one_runs_and_a_signal_undoes_it() {
     site.add("1.0+b", "good");
     inside(
         "hotgo-deploy canary 1.0+b --for 30 & pid=$!
-         until grep -q traffic /var/lib/hotgo-deploy/journal.json 2>/dev/null; do sleep 0.1; done
+         for i in $(seq 600); do grep -q traffic /var/lib/hotgo-deploy/journal.json 2>/dev/null && break; sleep 0.1; done
          hotgo-deploy upgrade; echo second $?
          kill -INT $pid; wait $pid; echo first $?",
     )
@@ -294,7 +294,8 @@ fn a_stop_in_the_middle_of_a_reload_stops_everything_and_fails_nothing() {
     for step in ["start", "traffic", "hand-over", "drain", "watch"] {
         inside("systemctl start hotgo").ends_with(0);
         inside(&format!(
-            "systemctl reload hotgo & until grep -q '\"{step}\"' /var/lib/hotgo-deploy/journal.json 2>/dev/null; do sleep 0.02; done
+            "systemctl reload hotgo & for i in $(seq 3000); do
+                 grep -q '\"{step}\"' /var/lib/hotgo-deploy/journal.json 2>/dev/null && break; sleep 0.02; done
              systemctl stop hotgo; wait"
         ))
         .ends_with(0);
