@@ -15,7 +15,7 @@ const ROOT: &str = ".";
 
 /// A file or function that may be longer, and why.
 const LONG: &[(&str, &str)] = &[
-    ("tests/blackbox_input.rs: bad_input_is_refused_with_a_4xx_problem_and_changes_nothing", "one table"),
+    ("tests/blackbox/input.rs: bad_input_is_refused_with_a_4xx_problem_and_changes_nothing", "one table"),
     ("crates/shutdown-coordinator/tests/report/samples.rs: forced", "one report, written out"),
     ("crates/deploy/src/commands.rs: look", "one arm a command"),
 ];
@@ -29,7 +29,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("crates/shutdown-coordinator/tests/scorecard/blocking.rs", "a contestant whose job says nothing when it starts"),
     ("crates/shutdown-coordinator/tests/scorecard/websocket.rs", "a client that takes its time to answer a Close"),
     ("crates/shutdown-coordinator/tests/serve/handover.rs", "a client that thinks between two requests"),
-    ("tests/blackbox_copy.rs", "kills a process at a time of its own choosing"),
+    ("tests/blackbox/copy.rs", "kills a process at a time of its own choosing"),
     ("tests/support/postgres.rs", "looks at a process again, outside of any runtime"),
     ("tests/instances/world.rs", "polls for what threads of other runtimes show, with a deadline"),
     ("tests/manifests/proxies", "polls for what a proxy shows, with a deadline"),

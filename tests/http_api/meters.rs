@@ -10,6 +10,11 @@ async fn every_answer_is_counted_by_its_status_and_timed() {
     let recorder = recorder().unwrap();
     let _here = metrics::set_default_local_recorder(&recorder);
     let world = World::new().await;
+    let text = recorder.handle().render();
+    let zeros = ["requests_total{status=\"200\"} 0", "requests_total{status=\"500\"} 0", "request_duration_seconds_count 0"];
+    for zero in zeros {
+        assert!(text.contains(&format!("hotgo_http_{zero}\n")), "no {zero} before the first request: {text}");
+    }
     for path in ["/api/health/live", "/api/orders", "/api/robots", "/api/extra"] {
         assert_eq!(world.get(path).await.status, 200, "{path}");
     }

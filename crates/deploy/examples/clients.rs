@@ -3,6 +3,8 @@
 //!
 //! `clients ADDRESS TOKEN ANSWERED UNTIL_GONE SOCKETS ROBOT...`: robot n is on account n, and follows signals. ANSWERED gets
 //! the signals with a 2xx, as `main audit --answered` reads them.
+//!
+//! `clients burst ADDRESS COUNT` opens so many connections at once, sends a request on each, and says how many were answered.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -53,6 +55,8 @@ struct Seen {
     failures: Vec<String>,
     events: u64,
     closes: BTreeMap<u16, u64>,
+    first_close_ms: Option<u128>,
+    last_close_ms: u128,
     /// Idle connections that the server closed: nothing was sent on them.
     closed_idle: u64,
     /// Signals that a server without a successor has refused while it drained, to be sent again: they were.
@@ -75,6 +79,10 @@ enum Kind {
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words[0] == "burst" {
+        println!("{}", burst(words[1].parse().unwrap(), words[2].parse().unwrap()).await);
+        return;
+    }
     let house = Arc::new(House {
         address: words[0].parse().unwrap(),
         token: words[1].clone(),
@@ -102,6 +110,20 @@ async fn main() {
     println!("{}", house.seen.lock().unwrap().sum());
 }
 
+/// How many of the connections were answered.
+async fn burst(address: SocketAddr, count: usize) -> usize {
+    let mut connections = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        connections.spawn(async move {
+            let mut connection = Connection(TcpStream::connect(address).await.ok()?);
+            connection.0.write_all(b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n").await.ok()?;
+            let answer = timeout(PATIENCE, connection.answer()).await;
+            matches!(answer, Ok(Ok((200, ..)))).then_some(())
+        });
+    }
+    connections.join_all().await.into_iter().flatten().count()
+}
+
 impl Seen {
     fn sum(&mut self) -> Value {
         self.waits_us.sort_unstable();
@@ -111,7 +133,8 @@ impl Seen {
         };
         json!({
             "requests": self.waits_us.len(), "failed": self.failed, "failures": self.failures, "events": self.events,
-            "closes": self.closes, "closed_idle": self.closed_idle, "again": self.again,
+            "closes": self.closes, "closes_spread_ms": self.last_close_ms - self.first_close_ms.unwrap_or(self.last_close_ms),
+            "closed_idle": self.closed_idle, "again": self.again,
             "median_ms": ms(500), "p99_ms": ms(990), "longest_ms": ms(1_000),
         })
     }
@@ -278,7 +301,13 @@ impl House {
                 }
                 Some(Ok(Message::Close(Some(frame)))) => {
                     let code = u16::from(frame.code);
-                    *self.seen.lock().unwrap().closes.entry(code).or_default() += 1;
+                    let at_ms = self.start.elapsed().as_millis();
+                    {
+                        let mut seen = self.seen.lock().unwrap();
+                        *seen.closes.entry(code).or_default() += 1;
+                        seen.first_close_ms.get_or_insert(at_ms);
+                        seen.last_close_ms = at_ms;
+                    }
                     // The number to resume from is in it whether a successor follows (1012) or not (1001).
                     let told: Value = serde_json::from_str(&frame.reason).unwrap_or_default();
                     return match told["resume"][account.to_string()].as_i64() {

@@ -1,28 +1,16 @@
 //! What comes in from outside: bad requests, repeated requests, bad configuration, bad places to run in.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::server::{list, signal_body};
+use crate::support::{Installation, Load, Server};
 use hotgo::auth::signature::{Signable, sign};
 use hyper::Method;
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::Exit;
-use support::server::{list, signal_body};
-use support::{Installation, Load, Server};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 

@@ -1,18 +1,15 @@
 //! Backups that were restored: a ledger that is older than the account refuses to trade, and names an order that it lacks.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod support;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::audit::{Verdict, audit};
+use crate::support::postgres::{self, Postgres};
+use crate::support::server::Robot;
+use crate::support::{Installation, Server, eventually};
 use serde_json::{Value, json};
-use support::audit::{Verdict, audit};
-use support::postgres::{self, Postgres};
-use support::server::Robot;
-use support::{Installation, Server, eventually};
 
 /// A dump holds the leases of the moment: they have to expire first.
 const LIMIT: Duration = Duration::from_mins(1);

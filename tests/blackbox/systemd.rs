@@ -1,22 +1,10 @@
 //! What the server tells systemd, and what of its shutdown is measured.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{CLEAN, Installation, eventually, within};
 use serde_json::json;
 use shutdown_coordinator::testkit::Signal;
-use support::{CLEAN, Installation, eventually, within};
 use tokio::net::UnixDatagram;
 
 /// Longer than the budgets that `Installation::new` sets.

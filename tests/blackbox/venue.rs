@@ -1,7 +1,4 @@
 //! `main venue`, the simulated exchange as a process of its own, as whoever trades there meets it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::support::{CLEAN, Client, eventually, within};
 use futures_util::StreamExt as _;
 use hyper::Method;
 use ring::hmac;
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Process, Signal};
-use support::{CLEAN, Client, eventually, within};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;

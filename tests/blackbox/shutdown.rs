@@ -3,26 +3,14 @@
 //! Whatever the moment, the process ends within its budget, says how it ended, and after the next start the audit finds
 //! nothing lost and nothing doubled.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::server::signal_body;
+use crate::support::websocket::Ended;
+use crate::support::{CLEAN, Installation, Load, Socket, UNCLEAN, eventually, within};
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Signal};
-use support::server::signal_body;
-use support::websocket::Ended;
-use support::{CLEAN, Installation, Load, Socket, UNCLEAN, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

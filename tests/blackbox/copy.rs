@@ -1,18 +1,15 @@
 //! `main migrate copy` as whoever moves a ledger meets it: the real binary, trading before and after, and a PostgreSQL that
 //! is the test's own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod support;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::postgres::Postgres;
+use crate::support::server::{list, signal_body};
+use crate::support::{Installation, Server, eventually, within};
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Process};
-use support::postgres::Postgres;
-use support::server::{list, signal_body};
-use support::{Installation, Server, eventually, within};
 use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -71,7 +68,7 @@ async fn rows(server: &Postgres, database: &str) -> u64 {
 }
 
 /// Trades a little: filled orders, one that rests, one that was refused, and an audited act.
-async fn trade(server: &Server) -> support::server::Robot {
+async fn trade(server: &Server) -> crate::support::server::Robot {
     let robot = server.robot("mover").await;
     for n in 0..5 {
         server.signal(&robot, &format!("before-{n}")).await.unwrap().ok();

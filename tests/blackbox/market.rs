@@ -1,23 +1,11 @@
 //! The main job: three real minutes of BTCUSDT traded end to end, and audited.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::server::list;
+use crate::support::{Installation, Load, eventually};
 use serde_json::{Value, json};
-use support::server::list;
-use support::{Installation, Load, eventually};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)

@@ -1,13 +1,13 @@
 //! Migrations of a server that trades, on both databases: the example of docs/migrations.md in its three stages, with the real
 //! binary as the old release, and the way that the first deployment plan had.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
-
-mod support;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::postgres::Postgres;
+use crate::support::server::Robot;
+use crate::support::{Installation, Server, eventually, within};
 use hotgo::build_info::BUILD_ID;
 use hotgo::cli::{ExitCode, Failure};
 use hotgo::store::migrate::{SCHEMA_MAX, SCHEMA_MIN, Schema, State, Step};
@@ -17,9 +17,6 @@ use serde_json::{Value, json};
 use shutdown_coordinator::testkit::Exit;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, Executor as _};
-use support::postgres::Postgres;
-use support::server::Robot;
-use support::{Installation, Server, eventually, within};
 use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_mins(1);

@@ -3,24 +3,12 @@
 //!
 //! The seed is printed; `HOTGO_SEED=n` repeats the moments (not the scheduler's choices). `HOTGO_KILLS=n` asks for more.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::server::{Robot, signal_body};
+use crate::support::{Installation, Load, Server, eventually};
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::Exit;
-use support::server::{Robot, signal_body};
-use support::{Installation, Load, Server, eventually};
 use tokio::time::{Instant, timeout};
 
 /// A number from the environment, for people who repeat or prolong a run.

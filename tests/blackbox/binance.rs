@@ -2,18 +2,6 @@
 //! The exchange asserts that each order's row is committed before its request arrives, and survives whatever kills the
 //! server.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stderr,
-    clippy::as_conversions,
-    reason = "tests"
-)]
-
-mod support;
-
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,10 +9,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::support::server::Robot;
+use crate::support::{Client, Installation, Load, Server, eventually, within};
 use serde_json::{Value, json};
 use shutdown_coordinator::testkit::{Exit, Process};
-use support::server::Robot;
-use support::{Client, Installation, Load, Server, eventually, within};
 use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_secs(30);
