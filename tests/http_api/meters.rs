@@ -11,7 +11,8 @@ async fn every_answer_is_counted_by_its_status_and_timed() {
     let _here = metrics::set_default_local_recorder(&recorder);
     let world = World::new().await;
     let text = recorder.handle().render();
-    let zeros = ["requests_total{status=\"200\"} 0", "requests_total{status=\"500\"} 0", "request_duration_seconds_count 0"];
+    let zeros =
+        ["requests_total{status=\"200\"} 0", "requests_total{status=\"500\"} 0", "request_duration_seconds_count 0"];
     for zero in zeros {
         assert!(text.contains(&format!("hotgo_http_{zero}\n")), "no {zero} before the first request: {text}");
     }
