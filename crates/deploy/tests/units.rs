@@ -139,7 +139,8 @@ fn a_proxy_gives_both_servers_work_lets_websockets_pass_and_waits_longer_than_th
     let websocket = websocket.split('}').next().unwrap();
     assert_eq!(values(websocket, "proxy_set_header Upgrade"), ["$http_upgrade"]);
     assert_eq!(values(websocket, "proxy_set_header Connection"), ["upgrade"]);
-    let limits = [(values(rest, "proxy_read_timeout"), request_s), (values(websocket, "proxy_read_timeout"), 2 * ping_s)];
+    let limits =
+        [(values(rest, "proxy_read_timeout"), request_s), (values(websocket, "proxy_read_timeout"), 2 * ping_s)];
     for (found, least) in limits {
         assert!(found.len() == 1 && seconds(found[0]) > least, "{found:?}, more than {least} s");
     }
@@ -200,7 +201,8 @@ fn too_new(text: &str) -> Vec<String> {
         if line.starts_with('#') {
             comment = line;
         } else if let Some((name, value)) = line.split_once('=') {
-            let since = SINCE.iter().find(|(_, names)| names.split(' ').any(|known| known == name)).map(|(since, _)| *since);
+            let since =
+                SINCE.iter().find(|(_, names)| names.split(' ').any(|known| known == name)).map(|(since, _)| *since);
             // A value may be newer than its directive.
             let since = if (name, value) == ("Type", "notify-reload") { Some(253) } else { since };
             let is_told = |since: u32| comment.starts_with(&format!("# {since}; older ones"));

@@ -168,7 +168,8 @@ fn rollback_goes_to_the_last_good_release_and_never_back_to_the_bad_one() {
 fn an_upgrade_and_a_rollback_touch_neither_configuration_nor_ledger_and_build_nothing() {
     let host = Host::serving("1.0+a");
     let file = |name: &str| host.root.join(name);
-    let [config, deploy, ledger] = ["etc/hotgo/config.yaml", "etc/hotgo/deploy.yaml", "var/lib/hotgo/hotgo.db"].map(file);
+    let [config, deploy, ledger] =
+        ["etc/hotgo/config.yaml", "etc/hotgo/deploy.yaml", "var/lib/hotgo/hotgo.db"].map(file);
     fs::write(&config, "# changed by hand, and in no repository\n").unwrap();
     fs::write(&ledger, "order 1 filled\n").unwrap();
     let before = [&config, &deploy].map(|path| fs::read(path).unwrap());
