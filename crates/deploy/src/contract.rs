@@ -36,10 +36,10 @@ pub fn run(site: &Site, forget: bool, dry_run: bool) -> Result<(), Error> {
         }
         release.contract(site)?;
     }
-    let (did, forgot) = if dry_run { ("would apply", "would forget") } else { ("applied", "forgot") };
+    let (did, gave_up) = if dry_run { ("would apply", "would forget") } else { ("applied", "forgot") };
     let mut lines: Vec<String> =
         due.iter().map(|step| format!("{did} {} {}", step.version, step.description)).collect();
-    lines.extend(lost.iter().map(|release| format!("{forgot} {}", release.name)));
+    lines.extend(lost.iter().map(|release| format!("{gave_up} {}", release.name)));
     let lost: Vec<&str> = lost.iter().map(|release| release.name.as_str()).collect();
     site.out.result(
         &lines.join("\n"),
