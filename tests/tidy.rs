@@ -324,6 +324,37 @@ fn the_core_depends_on_no_runtime_database_or_socket() {
     }
 }
 
+/// In backticks, a file, a colon and a name: the tests that a document names.
+fn named_tests(document: &str) -> Vec<(&str, &str)> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted.filter_map(|text| text.split_once(": ")).filter(|(path, _)| path.contains('/')).collect()
+}
+
+/// In Rust, Python and the shell.
+fn defines(text: &str, name: &str) -> bool {
+    [format!("fn {name}("), format!("def {name}("), format!("\n{name}() {{")].iter().any(|head| text.contains(head))
+}
+
+#[test]
+fn each_test_that_the_table_of_the_plans_faults_names_exists() {
+    let document = std::fs::read_to_string("docs/reliability.md").unwrap();
+    let named = named_tests(&document);
+    assert!(named.len() > 30, "the table was not found: {} tests", named.len());
+    for (path, name) in named {
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(defines(&text, name), "docs/reliability.md: there is no {name} in {path}");
+    }
+}
+
+#[test]
+fn a_test_that_a_document_names_is_told_from_other_words() {
+    let document = "| a fault | `tests/a.rs: it_is_found`, `at: noon`, `a/b` |";
+    assert_eq!(named_tests(document), [("tests/a.rs", "it_is_found")]);
+    for text in ["async fn it_is_found() {", "def it_is_found(a):", "a\nit_is_found() {"] {
+        assert!(defines(text, "it_is_found") && !defines(text, "is_found") && !defines(text, "it_is"), "{text}");
+    }
+}
+
 /// The rules that a snippet at a path breaks.
 fn broken(path: &str, text: &str) -> Vec<&'static str> {
     check(path, text).into_iter().map(|violation| violation.rule).collect()

@@ -72,4 +72,24 @@ mod tests {
         let (_coordinator, handle, _) = build(&defaults, false).unwrap();
         assert_eq!(handle.plan().overrun, ms(WATCHDOG_LEAST_MS));
     }
+
+    #[test]
+    fn stores_close_when_the_last_request_and_the_last_order_are_over_and_nothing_comes_after_them() {
+        let nothing = Sources { dir: None, env: [].into(), working_dir: "/nonexistent".into(), flags: Vec::new() };
+        let defaults = load(&nothing).unwrap().config.shutdown;
+        let (_coordinator, handle, _) = build(&defaults, false).unwrap();
+        let plan = handle.plan();
+        // What is over before a phase begins.
+        let mut before = Vec::new();
+        let mut open = vec!["close-stores".to_owned()];
+        while let Some(name) = open.pop() {
+            let phase = plan.phases.iter().find(|phase| phase.name == name).unwrap();
+            open.extend(phase.after.iter().cloned());
+            before.push(name);
+        }
+        for name in ["stop-accepting", "stop-new-signals", "order-drain", "persist-state", "close-streams"] {
+            assert!(before.iter().any(|phase| phase == name), "{name} is not over before the stores close: {before:?}");
+        }
+        assert!(!plan.phases.iter().any(|phase| phase.after.iter().any(|name| name == "close-stores")));
+    }
 }

@@ -63,6 +63,7 @@ fn main() {
         Some("check") if applied < schema[0].as_i64().unwrap() || applied > schema[1].as_i64().unwrap() => {
             exit(6, "the schema does not fit");
         }
+        Some("migrate") if words.contains(&"contract".to_owned()) => contract(&schema, applied, &words, &migrated),
         Some("migrate") if words.contains(&"up".to_owned()) => {
             if behaviour == "migrate-fails" {
                 exit(1, "lock timeout");
@@ -70,15 +71,36 @@ fn main() {
             fs::write(migrated, own.max(applied).to_string()).unwrap();
         }
         Some("migrate") => {
-            let steps: Vec<Value> = (1..=own)
-                .map(|version| json!({ "version": version, "state": if version <= applied { "applied" } else { "pending" } }))
-                .collect();
+            let state = |version: i64| match version {
+                _ if version > own.max(schema[3].as_i64().unwrap_or(0)) => "unknown",
+                _ if version <= applied => "applied",
+                _ if version > own => "contract",
+                _ => "pending",
+            };
+            let versions = (1..=own.max(applied)).chain(schema[3].as_i64().filter(|version| *version > applied));
+            let steps: Vec<Value> =
+                versions.map(|version| json!({ "version": version, "state": state(version) })).collect();
             println!("{}", json!({ "accepted": [schema[0], schema[1]], "migrations": steps }));
         }
         Some("http") => http(release, behaviour, build_id),
         Some("load") => load(Path::new(&words[1])),
         _ => {}
     }
+}
+
+/// The schema's fourth number is what it makes.
+fn contract(schema: &Value, applied: i64, words: &[String], migrated: &Path) {
+    let dry_run = words.contains(&"--dry-run".to_owned());
+    if data().join("other-build").exists() {
+        exit(4, "instance x of build 0.9+old lives");
+    }
+    let due: Vec<i64> = schema[3].as_i64().into_iter().filter(|version| *version > applied).collect();
+    if let (Some(version), false) = (due.first(), dry_run) {
+        fs::write(migrated, version.to_string()).unwrap();
+    }
+    let steps: Vec<Value> = due.iter().map(|version| json!({ "version": version, "state": "contract" })).collect();
+    let key = if dry_run { "would_apply" } else { "applied" };
+    println!("{}", json!({ key: steps }));
 }
 
 fn me() -> String {

@@ -7,7 +7,7 @@ use crate::config::seconds;
 use crate::error::Error;
 use crate::journal::Record;
 use crate::monitor::{self, Finding};
-use crate::release::Release;
+use crate::release::{Migration, Release, schema_of};
 use crate::site::Site;
 use crate::time;
 use crate::windows::Impact;
@@ -45,13 +45,24 @@ fn before(site: &Site, name: Option<&str>) -> Result<Vec<Finding>, Error> {
         Some(name) => Release::find(layout, name)?,
         None => Release::newest(layout)?,
     };
-    let migrations = release.pending_migrations(site).map(|pending| {
-        let names: Vec<String> = pending.iter().map(|step| format!("{} {}", step.version, step.description)).collect();
-        if names.is_empty() { "none pending".to_owned() } else { format!("pending: {}", names.join(", ")) }
+    let steps = release.migrations(site);
+    let of = |steps: &[Migration], state: &str| {
+        let due = steps.iter().filter(|step| step.state == state);
+        due.map(|step| format!("{} {}", step.version, step.description)).collect::<Vec<_>>().join(", ")
+    };
+    // Once its own are applied.
+    let schema = steps.as_ref().map_or(0, |steps| {
+        let pending = steps.iter().filter(|step| step.state == "pending").map(|step| step.version);
+        pending.chain([schema_of(steps)]).max().unwrap_or(0)
+    });
+    let migrations = steps.map(|steps| match (of(&steps, "pending"), of(&steps, "contract")) {
+        (pending, later) if pending.is_empty() && later.is_empty() => "none pending".to_owned(),
+        (pending, later) if later.is_empty() => format!("pending: {pending}"),
+        (pending, later) => format!("pending: {pending}; days later, by `hotgo-deploy contract`: {later}"),
     });
     let way_back = layout.current().or_else(|| layout.last_good()).map_or_else(
         || Ok("nothing serves yet: there is nothing to go back to".to_owned()),
-        |name| Release::load(layout, &name)?.verify().map(|()| format!("{name} is here and as it was built")),
+        |name| way_back(&Release::load(layout, &name)?, schema),
     );
     let window = site.config.windows.check(Impact::None, time::now_ms()).map(|()| "open".to_owned());
     let mut notices = Record::all(layout).into_iter().filter(|record| record.command == "notice" && record.exit == 0);
@@ -82,6 +93,17 @@ fn before(site: &Site, name: Option<&str>) -> Result<Vec<Finding>, Error> {
             ),
         },
     ])
+}
+
+fn way_back(release: &Release, schema: i64) -> Result<String, Error> {
+    release.verify()?;
+    let (name, max) = (&release.name, release.manifest.schema.max);
+    if schema > max {
+        return Err(Error::Unhealthy(format!(
+            "{name} accepts schema {max} at most, and the database will have {schema}"
+        )));
+    }
+    Ok(format!("{name} is here and as it was built, and accepts the schema"))
 }
 
 fn is_recent(record: &Record, within_ms: u64) -> bool {

@@ -186,6 +186,15 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Apply the migrations that remove or restrict, unless a release here needs the old schema
+    Contract {
+        /// Do it all the same: nothing goes back to those releases by itself any more
+        #[arg(long)]
+        forget: bool,
+        /// Only list them, and what would be lost
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Go through the checklist, item by item, with evidence
     Checklist {
         /// Which
@@ -267,6 +276,7 @@ impl Command {
             Self::Monitor { .. } => "monitor",
             Self::Watch { .. } => "watch",
             Self::Migrate { .. } => "migrate",
+            Self::Contract { .. } => "contract",
             Self::Checklist { .. } => "checklist",
             Self::Notice { .. } => "notice",
             Self::Slots { .. } => "slots",
@@ -293,6 +303,7 @@ impl Command {
             | Self::Release { dry_run, .. }
             | Self::Rollback { dry_run, .. }
             | Self::Migrate { dry_run, .. }
+            | Self::Contract { dry_run, .. }
             | Self::Notice { dry_run, .. } => !*dry_run,
             Self::Promote | Self::Abort => true,
             Self::Build { .. }

@@ -21,7 +21,7 @@ use crate::site::{Site, USER};
 use crate::systemd::{SERVICE, SOCKET, Systemd};
 use crate::upgrade::{Outcome, Request, Step, Upgrade, recover};
 use crate::windows::{Impact, Offset};
-use crate::{checklist, install, monitor, notice, rolling, time};
+use crate::{checklist, contract, install, monitor, notice, rolling, time};
 
 /// Runs a command to its end.
 pub fn run(cli: &Cli) -> Exit {
@@ -144,6 +144,7 @@ fn look(site: &Site, command: &Command) -> Result<(), Error> {
             rolling::run(site, release.as_deref(), &only, true, &change)
         }
         Command::Migrate { release, .. } => migrate(site, release.as_deref(), true),
+        Command::Contract { forget, .. } => contract::run(site, forget, true),
         Command::Notice { level, message, at, fixed, downtime, .. } => {
             let notice = notice::Notice::new(site, level, &message, at.as_deref(), fixed.as_deref(), &downtime)?;
             site.out.result(&notice.text(), &notice);
@@ -242,6 +243,10 @@ fn change(site: &Site, command: &Command, record: &mut Record) -> Result<(), Err
         Command::Migrate { release, .. } => {
             recover(site, record, true)?;
             migrate(site, release.as_deref(), false)
+        }
+        Command::Contract { forget, .. } => {
+            recover(site, record, true)?;
+            contract::run(site, forget, false)
         }
         Command::Notice { level, message, at, fixed, downtime, .. } => {
             notice::Notice::new(site, level, &message, at.as_deref(), fixed.as_deref(), &downtime)?.send(site)
@@ -431,7 +436,8 @@ fn migrate(site: &Site, name: Option<&str>, dry_run: bool) -> Result<(), Error> 
 /// What an upgrade would do.
 fn plan(site: &Site, target: &Release, back: bool) -> Result<(), Error> {
     target.verify()?;
-    let pending = if back { Vec::new() } else { target.pending_migrations(site)? };
+    let mut pending = target.pending_migrations(site)?;
+    pending.retain(|_| !back);
     if pending.is_empty() {
         target.check(site)?;
     }

@@ -41,13 +41,15 @@ pub enum Exit {
     Canary,
     /// systemd cannot be asked.
     Systemd,
+    /// A release that one could go back to needs what would be removed. Nothing was changed.
+    Needed,
     /// A signal ended the run: 128 + its number. What was not committed was undone.
     Interrupted(u8),
 }
 
 impl Exit {
     /// Every code with a number of its own.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::Unexpected,
         Self::Usage,
@@ -65,6 +67,7 @@ impl Exit {
         Self::Unhealthy,
         Self::Canary,
         Self::Systemd,
+        Self::Needed,
     ];
 
     /// The number that the shell sees.
@@ -87,6 +90,7 @@ impl Exit {
             Self::Unhealthy => 14,
             Self::Canary => 15,
             Self::Systemd => 16,
+            Self::Needed => 17,
             Self::Interrupted(signal) => 128_u8.saturating_add(signal),
         }
     }
@@ -113,6 +117,7 @@ impl Exit {
             Self::Unhealthy => "the site is not as it should be; what is wrong was printed",
             Self::Canary => "a canary waits for `promote` or `abort`",
             Self::Systemd => "systemd cannot be asked",
+            Self::Needed => "a release that one could go back to needs the old schema; nothing was changed",
             Self::Interrupted(_) => "signal n ended the run; what was not committed was undone",
         }
     }
@@ -205,6 +210,9 @@ pub enum Error {
     /// No systemd.
     #[error("{0}")]
     Systemd(String),
+    /// Needed by a release.
+    #[error("{0}; nothing was changed")]
+    Needed(String),
     /// A signal came.
     #[error("{}: {state}", signal.as_str())]
     Interrupted {
@@ -253,6 +261,7 @@ impl Error {
             Self::Unhealthy(_) => Exit::Unhealthy,
             Self::Canary(_) => Exit::Canary,
             Self::Systemd(_) => Exit::Systemd,
+            Self::Needed(_) => Exit::Needed,
             Self::Interrupted { signal, .. } => Exit::Interrupted(u8::try_from(signal_number(*signal)).unwrap_or(0)),
         }
     }
@@ -265,6 +274,7 @@ impl Error {
             Self::Busy(_) => Some("wait for it, or end it: an upgrade that gets SIGINT or SIGTERM undoes itself"),
             Self::Canary(_) => Some("`hotgo-deploy promote` completes it, `hotgo-deploy abort` undoes it"),
             Self::Window(_) => Some("--outside-window REASON overrides it; the reason is recorded"),
+            Self::Needed(_) => Some("`contract --forget` does it all the same, and forgets these releases"),
             Self::Broken(_) => Some("`hotgo-deploy status` and `journalctl -u 'hotgo@*'` show how it stands"),
             _ => None,
         }

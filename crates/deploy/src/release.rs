@@ -225,38 +225,89 @@ impl Release {
         }
     }
 
-    /// Migrations that it would apply, oldest first. Changes nothing.
+    /// Every migration that it or the database knows, oldest first. Changes nothing.
     ///
     /// # Errors
     /// [`Error::Preflight`] when it cannot say.
+    pub fn migrations(&self, site: &Site) -> Result<Vec<Migration>, Error> {
+        Ok(self.ask_migrate::<Migrations>(site, &["migrate", "--dry-run"])?.migrations)
+    }
+
+    /// Migrations that it would apply, oldest first. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] when it cannot say, or the database is beyond what it accepts.
     pub fn pending_migrations(&self, site: &Site) -> Result<Vec<Migration>, Error> {
+        let mut steps = self.migrations(site)?;
+        let (found, Schema { min, max, .. }) = (schema_of(&steps), self.manifest.schema);
+        if found > max {
+            let name = &self.name;
+            return Err(Error::Preflight(format!(
+                "the database has schema {found}, and {name} accepts {min} to {max}"
+            )));
+        }
+        steps.retain(|step| step.state == "pending");
+        Ok(steps)
+    }
+
+    /// Migrations that `main migrate contract` would apply, oldest first. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] with what is in the way, such as a living process of another build.
+    pub fn due_contracts(&self, site: &Site) -> Result<Vec<Migration>, Error> {
+        Ok(self.ask_migrate::<Contracts>(site, &["migrate", "contract", "--dry-run"])?.would_apply)
+    }
+
+    fn ask_migrate<T: serde::de::DeserializeOwned>(&self, site: &Site, arguments: &[&str]) -> Result<T, Error> {
         let timeout = crate::config::seconds(site.config.upgrade.check_timeout_s);
-        let done = self.main(site, &["migrate", "--dry-run", "--json"], timeout)?;
-        let said = || Error::Preflight(format!("`main migrate --dry-run` says: {}", done.last_words()));
+        let done = self.main(site, &[arguments, &["--json"]].concat(), timeout)?;
+        let said = || Error::Preflight(format!("`main {}` says: {}", arguments.join(" "), done.last_words()));
         if !done.status.success() {
             return Err(said());
         }
-        let answer: Migrations = serde_json::from_str(&done.stdout).map_err(|_| said())?;
-        Ok(answer.migrations.into_iter().filter(|step| step.state == "pending").collect())
+        serde_json::from_str(&done.stdout).map_err(|_| said())
     }
 
     /// `main migrate up`.
     ///
     /// # Errors
-    /// [`Error::Preflight`] with what it said: a migration that failed has changed nothing.
+    /// [`Error::Remote`] with what it said: a migration that failed has changed nothing.
     pub fn migrate(&self, site: &Site) -> Result<(), Error> {
+        self.apply(site, "up")
+    }
+
+    /// `main migrate contract`.
+    ///
+    /// # Errors
+    /// As [`Release::migrate`].
+    pub fn contract(&self, site: &Site) -> Result<(), Error> {
+        self.apply(site, "contract")
+    }
+
+    fn apply(&self, site: &Site, what: &str) -> Result<(), Error> {
         let timeout = crate::config::seconds(site.config.upgrade.migrate_timeout_s);
-        let done = self.main(site, &["migrate", "up", "--json"], timeout)?;
+        let done = self.main(site, &["migrate", what, "--json"], timeout)?;
         if done.status.success() {
             return Ok(());
         }
-        Err(Error::Remote(format!("`main migrate up` ended with {}: {}", done.status, done.last_words())))
+        Err(Error::Remote(format!("`main migrate {what}` ended with {}: {}", done.status, done.last_words())))
     }
+}
+
+/// The schema that the database has: the newest of these that was applied, or 0.
+pub fn schema_of(steps: &[Migration]) -> i64 {
+    let has = |step: &&Migration| !["pending", "contract"].contains(&step.state.as_str());
+    steps.iter().filter(has).map(|step| step.version).max().unwrap_or(0)
 }
 
 #[derive(Debug, Deserialize)]
 struct Migrations {
     migrations: Vec<Migration>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Contracts {
+    would_apply: Vec<Migration>,
 }
 
 /// One migration, as `main migrate --json` lists it.

@@ -115,7 +115,7 @@ fn a_wrong_root_is_named_and_nothing_is_made_there() {
     fs::write(dir.path().join("file"), "").unwrap();
     for root in ["nothing", "file", ""] {
         let root = dir.path().join(root);
-        for command in ["upgrade", "rollback", "restart", "status", "list", "monitor", "migrate", "abort"] {
+        for command in ["upgrade", "rollback", "restart", "status", "list", "monitor", "migrate", "contract", "abort"] {
             let run = Run::of(&Command::new(TOOL).arg("--root").arg(&root).arg(command).output().unwrap()).ends_with(8);
             is_one_line(&run, &format!("not installed below {}: `hotgo-deploy install`", root.display()));
         }

@@ -11,7 +11,10 @@
 
 mod support;
 
-use support::{Host, artifact};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use support::{Host, Run, artifact};
 
 #[test]
 fn the_first_release_and_the_next_one_serve_with_every_account() {
@@ -162,6 +165,34 @@ fn rollback_goes_to_the_last_good_release_and_never_back_to_the_bad_one() {
 }
 
 #[test]
+fn an_upgrade_and_a_rollback_touch_neither_configuration_nor_ledger_and_build_nothing() {
+    let host = Host::serving("1.0+a");
+    let file = |name: &str| host.root.join(name);
+    let [config, deploy, ledger] =
+        ["etc/hotgo/config.yaml", "etc/hotgo/deploy.yaml", "var/lib/hotgo/hotgo.db"].map(file);
+    fs::write(&config, "# changed by hand, and in no repository\n").unwrap();
+    fs::write(&ledger, "order 1 filled\n").unwrap();
+    let before = [&config, &deploy].map(|path| fs::read(path).unwrap());
+    // Whatever could fetch or build something here is a trap.
+    let traps = host.dir.path().join("traps");
+    fs::create_dir(&traps).unwrap();
+    for name in ["git", "cargo", "rustc", "go", "make", "cc", "gcc", "curl", "wget"] {
+        fs::write(traps.join(name), "#!/bin/sh\necho \"$0 $*\" >>\"${0%/*}/called\"\n").unwrap();
+        fs::set_permissions(traps.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:/usr/bin:/bin", traps.display());
+    let run = |arguments: &[&str]| Run::of(&host.command(arguments).env("PATH", &path).output().unwrap());
+    let artifact = host.artifact("1.0+b", "good");
+    run(&["quick", artifact.to_str().unwrap()]).ends_with(0);
+    fs::write(&ledger, "order 1 filled\norder 2 filled, by 1.0+b\n").unwrap();
+    run(&["rollback"]).ends_with(0);
+    host.assert_serves("1.0+a");
+    assert_eq!(fs::read_to_string(&ledger).unwrap(), "order 1 filled\norder 2 filled, by 1.0+b\n");
+    assert_eq!([&config, &deploy].map(|path| fs::read(path).unwrap()), before);
+    assert_eq!(fs::read_to_string(traps.join("called")).unwrap_or_default(), "");
+}
+
+#[test]
 fn a_schema_that_the_serving_release_does_not_accept_is_refused_before_anything_changes() {
     let host = Host::serving("1.0+a");
     let step = |build: &str, schema: &str| {
@@ -175,7 +206,7 @@ fn a_schema_that_the_serving_release_does_not_accept_is_refused_before_anything_
     // 2.0 accepts schema 3, so that the way back is open.
     host.run(&["rollback"]).ends_with(0);
     host.assert_serves("2.0+near");
-    host.run(&["rollback", "1.0+a"]).ends_with(8).says("the schema does not fit");
+    host.run(&["rollback", "1.0+a"]).ends_with(8).says("the database has schema 3, and ").says("accepts 1 to 2");
     host.assert_serves("2.0+near");
 }
 
@@ -217,7 +248,7 @@ mod killed {
 
     fn cut_short(host: &Host, at: &str, release: &str) {
         let mut tool = host.command(&["upgrade", release]);
-        let run = support::Run::of(&tool.env("HOTGO_DEPLOY_STOP_AT", at).output().unwrap());
+        let run = Run::of(&tool.env("HOTGO_DEPLOY_STOP_AT", at).output().unwrap());
         assert_eq!(run.code, -9, "{at}: {}{}", run.stdout, run.stderr);
     }
 
