@@ -2,23 +2,26 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cli::Change;
 use crate::config::{ServerConfig, seconds};
-use crate::error::Error;
-use crate::process::{self, Finished};
+use crate::error::{Error, Exit};
+use crate::process::{self, Finished, Interrupt};
 use crate::site::Site;
 
 /// A command of the load balancer, or a copy.
 const SHORT: Duration = Duration::from_mins(5);
+/// How often a server is asked again on which another run is at work.
+const AGAIN: Duration = Duration::from_secs(5);
 
-/// Upgrades the servers of `deploy.yaml`, or only these.
+/// Upgrades the servers of `deploy.yaml`, or only these. A signal ends it between two servers: what runs on another host would
+/// go on, and the server would be left outside.
 ///
 /// # Errors
-/// What the first server said that failed. Those after it are as they were.
+/// What the first server said that failed, or [`Error::Interrupted`]. Those after it are as they were.
 pub fn run(site: &Site, release: Option<&str>, only: &[String], dry_run: bool, change: &Change) -> Result<(), Error> {
     let servers = &site.config.servers;
     if let Some(unknown) = only.iter().find(|name| servers.iter().all(|server| server.name != **name)) {
@@ -34,6 +37,9 @@ pub fn run(site: &Site, release: Option<&str>, only: &[String], dry_run: bool, c
         if dry_run {
             site.out.note(&format!("{}: {}; {} upgrade; {}", server.name, server.out, server.run, server.put_in));
             continue;
+        }
+        if let Err(Error::Interrupted { signal, .. }) = site.interrupt.check() {
+            return Err(Error::Interrupted { signal, state: format!("{} of {} servers", done.len(), chosen.len()) });
         }
         let line = site.out.step("rolling", &server.name);
         match one(site, server, release, change) {
@@ -53,7 +59,7 @@ fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Chang
     let mut arguments = vec!["upgrade".to_owned()];
     match (release, &server.copy) {
         (Some(artifact), Some(copy)) if Path::new(artifact).is_file() => {
-            let said = shell(site, copy, &[artifact.to_owned()], SHORT)?;
+            let said = shell(copy, &[artifact.to_owned()], SHORT)?;
             let there = said.stdout.trim().lines().last().unwrap_or(artifact).to_owned();
             tool(site, server, &["release".to_owned(), there.clone()], SHORT)?;
             arguments.push(there);
@@ -66,10 +72,10 @@ fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Chang
         let word = reason.chars().map(|char| if char.is_alphanumeric() { char } else { '_' }).collect();
         arguments.extend(["--outside-window".to_owned(), word]);
     }
-    shell(site, &server.out, &[], SHORT)?;
+    shell(&server.out, &[], SHORT)?;
     tool(site, server, &arguments, longest(site))?;
     let release = serves(site, server)?;
-    shell(site, &server.put_in, &[], SHORT)?;
+    shell(&server.put_in, &[], SHORT)?;
     Ok(release)
 }
 
@@ -88,16 +94,19 @@ fn serves(site: &Site, server: &ServerConfig) -> Result<String, Error> {
 
 /// The server that failed goes back in if it serves: an upgrade that failed was undone there.
 fn stopped(site: &Site, server: &ServerConfig, error: &Error, done: &[String], all: usize) -> Error {
-    site.interrupt.ignore();
     let back = serves(site, server).and_then(|release| {
-        shell(site, &server.put_in, &[], SHORT)?;
+        shell(&server.put_in, &[], SHORT)?;
         Ok(release)
     });
     let state = match back {
         Ok(release) => format!("{} serves {release} and is in again", server.name),
-        Err(why) => format!("{} is OUT of the load balancer: {why}", server.name),
+        Err(why) => format!("{} may be OUT of the load balancer: {why}", server.name),
     };
-    Error::Unhealthy(format!("{}: {error}\nstopped after {} of {all} servers; {state}", server.name, done.len()))
+    let stopped = format!("stopped after {} of {all} servers; {state}", done.len());
+    match error {
+        Error::Interrupted { signal, .. } => Error::Interrupted { signal: *signal, state: stopped },
+        _ => Error::Unhealthy(format!("{}: {error}\n{stopped}", server.name)),
+    }
 }
 
 /// Every limit of an upgrade and of the way back, together.
@@ -116,15 +125,31 @@ fn longest(site: &Site) -> Duration {
     seconds(once.iter().sum::<u64>().saturating_mul(2))
 }
 
-/// This tool on that server.
+/// This tool on that server. Another run there is waited for: it may be of a `rolling` that was killed.
 fn tool(site: &Site, server: &ServerConfig, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
-    shell(site, &format!("{} \"$@\"", server.run), arguments, timeout)
+    let script = format!("{} \"$@\"", server.run);
+    let end = Instant::now() + longest(site);
+    loop {
+        let done = start(&script, arguments, timeout)?;
+        let busy = done.status.code() == Some(i32::from(Exit::Busy.number()));
+        if !busy || Instant::now() >= end {
+            return succeeded(&script, arguments, done);
+        }
+        site.interrupt.sleep(AGAIN)?;
+    }
 }
 
-fn shell(site: &Site, script: &str, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
+fn shell(script: &str, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
+    succeeded(script, arguments, start(script, arguments, timeout)?)
+}
+
+fn start(script: &str, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).args(arguments);
-    let done = process::run(&mut command, None, timeout, &site.interrupt)?;
+    process::run(&mut command, None, timeout, &Interrupt::default())
+}
+
+fn succeeded(script: &str, arguments: &[String], done: Finished) -> Result<Finished, Error> {
     if done.status.success() {
         return Ok(done);
     }

@@ -196,6 +196,33 @@ fn rolling_takes_one_server_after_the_other_and_stops_at_the_first_failure() {
     }
 }
 
+/// The server's tool is a script: busy when it is asked for the first time, and slow when it is asked again.
+#[test]
+fn rolling_waits_for_another_run_on_a_server_and_a_signal_ends_it_between_two() {
+    let boss = Host::new();
+    let dir = boss.dir.path();
+    let remote = "cd DIR\ncase $1 in\n  status) echo '{\"serves\": true}' ;;\n  upgrade) mkdir asked 2>/dev/null && exit 4; touch begun\n    \
+                  for i in $(seq 300); do [ -e go ] && exit 0; sleep 0.1; done; exit 1 ;;\nesac\n";
+    fs::write(dir.join("remote"), remote.replace("DIR", dir.to_str().unwrap())).unwrap();
+    let mut yaml = support::DEPLOY_YAML.to_owned() + "servers:\n";
+    for name in ["a", "b"] {
+        let at = dir.display();
+        yaml += &format!("  - name: {name}\n    out: echo out {name} >>{at}/log\n    in: echo in {name} >>{at}/log\n    run: sh {at}/remote\n");
+    }
+    fs::write(boss.root.join("etc/hotgo/deploy.yaml"), yaml).unwrap();
+    let child = boss.command(&["rolling"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_mins(1);
+    while !dir.join("begun").exists() {
+        assert!(Instant::now() < end);
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    fs::write(dir.join("go"), "").unwrap();
+    Run::of(&child.wait_with_output().unwrap()).ends_with(143).says("1 of 2 servers");
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "out a\nin a\n");
+}
+
 #[test]
 fn checklists_monitor_and_watch_show_their_evidence() {
     let host = Host::serving("1.0+a");
