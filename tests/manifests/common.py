@@ -233,6 +233,12 @@ def assert_each_at_one_server_once(load, servers, token):
         connection.close()
 
 
+class Closed(AssertionError):
+    def __init__(self, payload, op):
+        super().__init__(f"closed while waiting for {op}: {payload}")
+        self.code = int.from_bytes(payload[:2], "big")
+
+
 class Websocket:
     def __init__(self, port, token):
         self.connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
@@ -272,13 +278,7 @@ class Websocket:
     def wait_for(self, op):
         while True:
             opcode, payload = self.frame()
-            assert opcode != 8, f"closed while waiting for {op}: {payload}"
+            if opcode == 8:
+                raise Closed(payload, op)
             if opcode == 1 and (message := json.loads(payload))["op"] == op:
                 return message
-
-    def close_code(self):
-        """Waits for the server's Close."""
-        while True:
-            opcode, payload = self.frame()
-            if opcode == 8:
-                return int.from_bytes(payload[:2], "big")

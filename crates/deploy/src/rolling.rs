@@ -1,6 +1,6 @@
 //! Several servers behind a load balancer, one after the other: out, upgrade, test, in. Stops at the first failure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::Change;
 use crate::config::{ServerConfig, seconds};
 use crate::error::{Error, Exit};
+use crate::layout::{remove_file, write_file};
 use crate::process::{self, Finished, Interrupt};
 use crate::site::Site;
 
@@ -31,6 +32,9 @@ pub fn run(site: &Site, release: Option<&str>, only: &[String], dry_run: bool, c
         servers.iter().filter(|server| only.is_empty() || only.contains(&server.name)).collect();
     if chosen.is_empty() {
         return Err(Error::Config("deploy.yaml names no servers".to_owned()));
+    }
+    if !dry_run {
+        bring_in(site);
     }
     let mut done = Vec::new();
     for server in &chosen {
@@ -72,10 +76,32 @@ fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Chang
         let word = reason.chars().map(|char| if char.is_alphanumeric() { char } else { '_' }).collect();
         arguments.extend(["--outside-window".to_owned(), word]);
     }
+    write_file(&outside(site), server.name.as_bytes(), 0o644)?;
     shell(&server.out, &[], SHORT)?;
     tool(site, server, &arguments, longest(site))?;
+    put_in(site, server)
+}
+
+/// Names the server that is out of the load balancer by our doing, for the case that we die.
+fn outside(site: &Site) -> PathBuf {
+    site.layout.state().join("rolling.out")
+}
+
+/// The server that a killed run has left outside goes in if it serves: else the next one is the last, and cannot be taken out.
+fn bring_in(site: &Site) {
+    let Ok(name) = std::fs::read_to_string(outside(site)) else { return };
+    let Some(server) = site.config.servers.iter().find(|server| server.name == name) else { return };
+    match put_in(site, server) {
+        Ok(release) => site.out.warn(&format!("{name} was left outside; it serves {release} and is in again")),
+        Err(why) => site.out.warn(&format!("{name} was left outside, and may still be OUT: {why}")),
+    }
+}
+
+/// Puts a server in that serves. Returns its release.
+fn put_in(site: &Site, server: &ServerConfig) -> Result<String, Error> {
     let release = serves(site, server)?;
     shell(&server.put_in, &[], SHORT)?;
+    remove_file(&outside(site))?;
     Ok(release)
 }
 
@@ -84,7 +110,7 @@ fn serves(site: &Site, server: &ServerConfig) -> Result<String, Error> {
     let said = tool(site, server, &["status".to_owned(), "--json".to_owned()], SHORT)?;
     let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
     if status.get("serves").and_then(Value::as_bool) != Some(true) {
-        return Err(Error::Remote("it does not serve after the upgrade".to_owned()));
+        return Err(Error::Remote("it does not serve".to_owned()));
     }
     let slots = status.get("slots").and_then(Value::as_array).into_iter().flatten();
     let mut serving = slots.filter(|slot| slot.get("serves").and_then(Value::as_bool) == Some(true));
@@ -94,11 +120,7 @@ fn serves(site: &Site, server: &ServerConfig) -> Result<String, Error> {
 
 /// The server that failed goes back in if it serves: an upgrade that failed was undone there.
 fn stopped(site: &Site, server: &ServerConfig, error: &Error, done: &[String], all: usize) -> Error {
-    let back = serves(site, server).and_then(|release| {
-        shell(&server.put_in, &[], SHORT)?;
-        Ok(release)
-    });
-    let state = match back {
+    let state = match put_in(site, server) {
         Ok(release) => format!("{} serves {release} and is in again", server.name),
         Err(why) => format!("{} may be OUT of the load balancer: {why}", server.name),
     };

@@ -198,7 +198,7 @@ fn rolling_takes_one_server_after_the_other_and_stops_at_the_first_failure() {
 
 /// The server's tool is a script: busy when it is asked for the first time, and slow when it is asked again.
 #[test]
-fn rolling_waits_for_another_run_on_a_server_and_a_signal_ends_it_between_two() {
+fn rolling_waits_for_another_run_ends_between_two_servers_and_leaves_none_outside() {
     let boss = Host::new();
     let dir = boss.dir.path();
     let remote = "cd DIR\ncase $1 in\n  status) echo '{\"serves\": true}' ;;\n  upgrade) mkdir asked 2>/dev/null && exit 4; touch begun\n    \
@@ -207,7 +207,9 @@ fn rolling_waits_for_another_run_on_a_server_and_a_signal_ends_it_between_two() 
     let mut yaml = support::DEPLOY_YAML.to_owned() + "servers:\n";
     for name in ["a", "b"] {
         let at = dir.display();
-        yaml += &format!("  - name: {name}\n    out: echo out {name} >>{at}/log\n    in: echo in {name} >>{at}/log\n    run: sh {at}/remote\n");
+        yaml += &format!(
+            "  - name: {name}\n    out: echo out {name} >>{at}/log\n    in: echo in {name} >>{at}/log\n    run: sh {at}/remote\n"
+        );
     }
     fs::write(boss.root.join("etc/hotgo/deploy.yaml"), yaml).unwrap();
     let child = boss.command(&["rolling"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -221,6 +223,11 @@ fn rolling_waits_for_another_run_on_a_server_and_a_signal_ends_it_between_two() 
     fs::write(dir.join("go"), "").unwrap();
     Run::of(&child.wait_with_output().unwrap()).ends_with(143).says("1 of 2 servers");
     assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "out a\nin a\n");
+    // As a run that was killed leaves it.
+    fs::write(boss.root.join("var/lib/hotgo-deploy/rolling.out"), "b").unwrap();
+    boss.run(&["rolling"]).ends_with(0).says("b was left outside");
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "out a\nin a\nin b\nout a\nin a\nout b\nin b\n");
+    assert!(!boss.root.join("var/lib/hotgo-deploy/rolling.out").exists());
 }
 
 #[test]
