@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cli::Change;
 use crate::config::{ServerConfig, seconds};
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::layout::{remove_file, write_file};
 use crate::process::{self, Finished, Interrupt};
 use crate::site::Site;
@@ -60,12 +61,13 @@ pub fn run(site: &Site, release: Option<&str>, only: &[String], dry_run: bool, c
 }
 
 fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Change) -> Result<String, Error> {
+    idle(site, server)?;
     let mut arguments = vec!["upgrade".to_owned()];
     match (release, &server.copy) {
         (Some(artifact), Some(copy)) if Path::new(artifact).is_file() => {
             let said = shell(copy, &[artifact.to_owned()], SHORT)?;
             let there = said.stdout.trim().lines().last().unwrap_or(artifact).to_owned();
-            tool(site, server, &["release".to_owned(), there.clone()], SHORT)?;
+            shell(&tool(server), &["release".to_owned(), there.clone()], SHORT)?;
             arguments.push(there);
         }
         (Some(name), _) => arguments.push(name.to_owned()),
@@ -78,7 +80,7 @@ fn one(site: &Site, server: &ServerConfig, release: Option<&str>, change: &Chang
     }
     write_file(&outside(site), server.name.as_bytes(), 0o644)?;
     shell(&server.out, &[], SHORT)?;
-    tool(site, server, &arguments, longest(site))?;
+    shell(&tool(server), &arguments, longest(site))?;
     put_in(site, server)
 }
 
@@ -107,15 +109,30 @@ fn put_in(site: &Site, server: &ServerConfig) -> Result<String, Error> {
 
 /// The release that a server says it serves.
 fn serves(site: &Site, server: &ServerConfig) -> Result<String, Error> {
-    let said = tool(site, server, &["status".to_owned(), "--json".to_owned()], SHORT)?;
-    let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    let (status, said) = idle(site, server)?;
     if status.get("serves").and_then(Value::as_bool) != Some(true) {
-        return Err(Error::Remote("it does not serve".to_owned()));
+        return Err(Error::Remote(format!("it does not serve: {}", said.last_words())));
     }
     let slots = status.get("slots").and_then(Value::as_array).into_iter().flatten();
     let mut serving = slots.filter(|slot| slot.get("serves").and_then(Value::as_bool) == Some(true));
     let release = serving.next().and_then(|slot| slot.get("release")).and_then(Value::as_str);
     Ok(release.unwrap_or("serves").to_owned())
+}
+
+/// How a server stands when no other run is at work there. One may have outlived a `rolling` that was killed: meanwhile that
+/// server is none that may be left alone with the traffic.
+fn idle(site: &Site, server: &ServerConfig) -> Result<(Value, Finished), Error> {
+    let end = Instant::now() + longest(site);
+    loop {
+        // Its exit status says whether the site serves.
+        let said = start(&tool(server), &["status".to_owned(), "--json".to_owned()], SHORT)?;
+        let status: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+        match status.get("at_work").and_then(Value::as_str) {
+            Some(holder) if Instant::now() < end => site.out.note(&format!("{} is waited for: {holder}", server.name)),
+            _ => return Ok((status, said)),
+        }
+        thread::park_timeout(AGAIN);
+    }
 }
 
 /// The server that failed goes back in if it serves: an upgrade that failed was undone there.
@@ -124,11 +141,7 @@ fn stopped(site: &Site, server: &ServerConfig, error: &Error, done: &[String], a
         Ok(release) => format!("{} serves {release} and is in again", server.name),
         Err(why) => format!("{} may be OUT of the load balancer: {why}", server.name),
     };
-    let stopped = format!("stopped after {} of {all} servers; {state}", done.len());
-    match error {
-        Error::Interrupted { signal, .. } => Error::Interrupted { signal: *signal, state: stopped },
-        _ => Error::Unhealthy(format!("{}: {error}\n{stopped}", server.name)),
-    }
+    Error::Unhealthy(format!("{}: {error}\nstopped after {} of {all} servers; {state}", server.name, done.len()))
 }
 
 /// Every limit of an upgrade and of the way back, together.
@@ -147,18 +160,9 @@ fn longest(site: &Site) -> Duration {
     seconds(once.iter().sum::<u64>().saturating_mul(2))
 }
 
-/// This tool on that server. Another run there is waited for: it may be of a `rolling` that was killed.
-fn tool(site: &Site, server: &ServerConfig, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
-    let script = format!("{} \"$@\"", server.run);
-    let end = Instant::now() + longest(site);
-    loop {
-        let done = start(&script, arguments, timeout)?;
-        let busy = done.status.code() == Some(i32::from(Exit::Busy.number()));
-        if !busy || Instant::now() >= end {
-            return succeeded(&script, arguments, done);
-        }
-        site.interrupt.sleep(AGAIN)?;
-    }
+/// This tool on that server; the arguments follow.
+fn tool(server: &ServerConfig) -> String {
+    format!("{} \"$@\"", server.run)
 }
 
 fn shell(script: &str, arguments: &[String], timeout: Duration) -> Result<Finished, Error> {
