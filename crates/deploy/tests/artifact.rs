@@ -207,9 +207,10 @@ fn rolling_waits_for_another_run_ends_between_two_servers_and_leaves_none_outsid
     let mut yaml = support::DEPLOY_YAML.to_owned() + "servers:\n";
     for name in ["a", "b"] {
         let at = dir.display();
-        yaml += &format!(
+        let server = format!(
             "  - name: {name}\n    out: echo out {name} >>{at}/log\n    in: echo in {name} >>{at}/log\n    run: sh {at}/remote\n"
         );
+        yaml.push_str(&server);
     }
     fs::write(boss.root.join("etc/hotgo/deploy.yaml"), yaml).unwrap();
     let child = boss.command(&["rolling"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
