@@ -508,6 +508,8 @@ fn status(site: &Site) -> Result<(), Error> {
         let what = if journal.waits { "waits as a canary" } else { "is under way or was cut short" };
         lines.push(format!("{} of {} {what}, at {}", journal.command, journal.to.release, journal.step.name()));
     }
+    let at_work = Lock::holder(&layout.lock()).map(|holder| holder.to_string());
+    lines.extend(at_work.as_ref().map(|holder| format!("at work: {holder}")));
     let verdict = if serving.is_some() {
         site.out.paint(Style::Good, "serves")
     } else {
@@ -517,7 +519,7 @@ fn status(site: &Site) -> Result<(), Error> {
     site.out.result(
         &lines.join("\n"),
         &json!({ "serves": serving.is_some(), "slots": slots, "service": umbrella,
-        "socket": socket, "unfinished": journal, "status": serving.as_ref().map(|(_, _, status)| status) }),
+        "socket": socket, "unfinished": journal, "at_work": at_work, "status": serving.as_ref().map(|(_, _, status)| status) }),
     );
     serving.map(drop).ok_or_else(|| Error::Unhealthy("the site does not serve".to_owned()))
 }

@@ -196,6 +196,41 @@ fn rolling_takes_one_server_after_the_other_and_stops_at_the_first_failure() {
     }
 }
 
+/// The server's tool is a script: at work when it is asked for the first time, and slow to upgrade.
+#[test]
+fn rolling_waits_for_another_run_ends_between_two_servers_and_leaves_none_outside() {
+    let boss = Host::new();
+    let dir = boss.dir.path();
+    let remote = "cd DIR\ncase $1 in\n  status) mkdir asked 2>/dev/null && echo '{\"at_work\": \"it\"}' || echo '{\"serves\": true}' ;;\n  upgrade) touch begun\n    \
+                  for i in $(seq 300); do [ -e go ] && exit 0; sleep 0.1; done; exit 1 ;;\nesac\n";
+    fs::write(dir.join("remote"), remote.replace("DIR", dir.to_str().unwrap())).unwrap();
+    let mut yaml = support::DEPLOY_YAML.to_owned() + "servers:\n";
+    for name in ["a", "b"] {
+        let at = dir.display();
+        let server = format!(
+            "  - name: {name}\n    out: echo out {name} >>{at}/log\n    in: echo in {name} >>{at}/log\n    run: sh {at}/remote\n"
+        );
+        yaml.push_str(&server);
+    }
+    fs::write(boss.root.join("etc/hotgo/deploy.yaml"), yaml).unwrap();
+    let child = boss.command(&["rolling"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_mins(1);
+    while !dir.join("begun").exists() {
+        assert!(Instant::now() < end);
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    fs::write(dir.join("go"), "").unwrap();
+    Run::of(&child.wait_with_output().unwrap()).ends_with(143).says("a is waited for: it").says("1 of 2 servers");
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "out a\nin a\n");
+    // As a run that was killed leaves it.
+    fs::write(boss.root.join("var/lib/hotgo-deploy/rolling.out"), "b").unwrap();
+    boss.run(&["rolling"]).ends_with(0).says("b was left outside");
+    assert_eq!(fs::read_to_string(dir.join("log")).unwrap(), "out a\nin a\nin b\nout a\nin a\nout b\nin b\n");
+    assert!(!boss.root.join("var/lib/hotgo-deploy/rolling.out").exists());
+}
+
 #[test]
 fn checklists_monitor_and_watch_show_their_evidence() {
     let host = Host::serving("1.0+a");
