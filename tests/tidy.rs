@@ -32,7 +32,10 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/blackbox/copy.rs", "kills a process at a time of its own choosing"),
     ("tests/support/postgres.rs", "looks at a process again, outside of any runtime"),
     ("tests/instances/world.rs", "polls for what threads of other runtimes show, with a deadline"),
-    ("tests/manifests/common.py", "polls for what a proxy shows, with a deadline; clients that pause between two requests"),
+    (
+        "tests/manifests/common.py",
+        "polls for what a proxy shows, with a deadline; clients that pause between two requests",
+    ),
     ("tests/manifests/proxies", "the time that systemd takes to start a server again"),
     ("tests/manifests/rolling", "clients that pause before they connect again"),
     ("tests/store_contract/instances.rs", "waits for what the store says is left of a lease, by the store's own clock"),
@@ -329,7 +332,10 @@ fn the_core_depends_on_no_runtime_database_or_socket() {
 /// In backticks, a file, a colon and a name: the tests that a document names.
 fn named_tests(document: &str) -> Vec<(&str, &str)> {
     let quoted = document.split('`').skip(1).step_by(2);
-    quoted.filter_map(|text| text.split_once(": ")).filter(|(path, _)| path.contains('/')).collect()
+    quoted
+        .filter_map(|text| text.split_once(": "))
+        .filter(|(path, _)| path.contains('/') && !path.contains(' '))
+        .collect()
 }
 
 /// In Rust, Python and the shell.
@@ -338,13 +344,15 @@ fn defines(text: &str, name: &str) -> bool {
 }
 
 #[test]
-fn each_test_that_the_table_of_the_plans_faults_names_exists() {
-    let document = std::fs::read_to_string("docs/reliability.md").unwrap();
-    let named = named_tests(&document);
-    assert!(named.len() > 30, "the table was not found: {} tests", named.len());
-    for (path, name) in named {
-        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert!(defines(&text, name), "docs/reliability.md: there is no {name} in {path}");
+fn each_test_that_a_table_of_the_documents_names_exists() {
+    for (document, at_least) in [("docs/reliability.md", 31), ("docs/upgrade.md", 31)] {
+        let text = std::fs::read_to_string(document).unwrap();
+        let named = named_tests(&text);
+        assert!(named.len() >= at_least, "the table of {document} was not found: {} tests", named.len());
+        for (path, name) in named {
+            let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(defines(&text, name), "{document}: there is no {name} in {path}");
+        }
     }
 }
 

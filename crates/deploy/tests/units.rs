@@ -17,7 +17,7 @@ fn project() -> &'static Path {
 }
 
 /// `shutdown` of `main`'s defaults, with what the slots' unit sets. `main check` in that environment is asked by
-/// `tests/real_server.rs`; here is its arithmetic.
+/// `tests/real_server`; here is its arithmetic.
 fn shutdown() -> BTreeMap<String, u64> {
     let defaults = fs::read_to_string(project().join("manifest/config/defaults.yaml")).unwrap();
     let section = defaults.lines().skip_while(|line| !line.starts_with("shutdown:")).skip(1);
