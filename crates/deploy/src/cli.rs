@@ -157,7 +157,7 @@ pub enum Command {
     },
     /// Complete a canary
     Promote,
-    /// Undo a canary, or what a run that died has left
+    /// Undo a canary; undo or finish what a run that died has left
     Abort,
     /// How the site stands
     Status,

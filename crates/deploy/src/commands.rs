@@ -378,12 +378,14 @@ fn abort(site: &Site, record: &mut Record) -> Result<(), Error> {
     let Some(journal) = Journal::load(&site.layout)? else {
         return Err(Error::Usage("there is nothing to abort".to_owned()));
     };
-    let step = journal.step;
-    let mut upgrade = Upgrade::resume(site, record, journal);
-    if upgrade.is_committed() {
-        return Err(Error::Usage("it is committed already: `rollback` goes back".to_owned()));
+    if !journal.waits {
+        recover(site, record, true)?;
+        let serves = site.layout.current().unwrap_or_else(|| "nothing".to_owned());
+        site.out.result(&format!("{serves} serves"), &json!({ "serves": serves }));
+        return Ok(());
     }
-    let state = upgrade.undo(step)?;
+    let step = journal.step;
+    let state = Upgrade::resume(site, record, journal).undo(step)?;
     site.out.result(&format!("undone: {state}"), &json!({ "state": state }));
     Ok(())
 }

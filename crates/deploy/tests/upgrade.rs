@@ -267,6 +267,20 @@ mod killed {
         assert!(dead["outcome"].as_str().unwrap().starts_with("cut short"), "{dead}");
     }
 
+    #[test]
+    fn abort_undoes_what_was_cut_short_before_the_commit_and_finishes_what_was_after_it() {
+        let host = Host::serving("1.0+a");
+        let b = host.artifact("1.0+b", "good");
+        host.run(&["release", b.to_str().unwrap()]).ends_with(0);
+        for (at, serves) in [("traffic", "1.0+a"), ("drain", "1.0+b")] {
+            cut_short(&host, at, "1.0+b");
+            host.run(&["abort"]).ends_with(0).says("cut short");
+            host.assert_serves(serves);
+            assert_eq!((host.running(), host.is_unfinished()), (1, false), "{at}");
+        }
+        host.run(&["abort"]).ends_with(2).says("nothing to abort");
+    }
+
     macro_rules! killed {
         ($($name:ident: $at:literal)*) => { $(
             #[test]

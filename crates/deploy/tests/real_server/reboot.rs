@@ -20,7 +20,7 @@ fn a_boot_starts_what_was_committed_and_nothing_else() {
     let load = Load::begin();
     the_box("down");
     the_box("up");
-    load.is_over();
+    load.breaks_off();
     site.assert_serves(b);
     inside("systemctl is-active hotgo@green").ends_with(0);
     inside("systemctl is-active hotgo@blue").ends_with(3);
@@ -33,7 +33,7 @@ fn a_boot_starts_what_was_committed_and_nothing_else() {
         end(at_step(step, "true")).ends_with(0);
         the_box("cut");
         end(upgrade);
-        load.is_over();
+        load.breaks_off();
         the_box("up");
         site.assert_serves(if committed { other } else { serves });
         audit();

@@ -182,7 +182,7 @@ impl Load {
     }
 
     /// The machine under them has gone.
-    pub(crate) fn is_over(self) {
+    pub(crate) fn breaks_off(self) {
         let _errors = end(self.child);
     }
 
