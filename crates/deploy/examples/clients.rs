@@ -36,6 +36,8 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two requests of those that do not think.
 const PAUSE: Duration = Duration::from_millis(60);
+const GAP: &str = "a gap or a double: event ";
+const CONNECT: &str = "connect: ";
 /// Failures that are told one by one.
 const TOLD: usize = 20;
 
@@ -52,6 +54,9 @@ struct House {
 struct Seen {
     waits_us: Vec<u128>,
     failed: u64,
+    /// Of these: events that were missing or came twice, and connections that were not taken. All are counted, few are told.
+    gaps: u64,
+    unconnected: u64,
     failures: Vec<String>,
     events: u64,
     closes: BTreeMap<u16, u64>,
@@ -132,7 +137,7 @@ impl Seen {
             self.waits_us.get(index).map(|us| us.div_ceil(1_000))
         };
         json!({
-            "requests": self.waits_us.len(), "failed": self.failed, "failures": self.failures, "events": self.events,
+            "requests": self.waits_us.len(), "failed": self.failed, "gaps": self.gaps, "unconnected": self.unconnected, "failures": self.failures, "events": self.events,
             "closes": self.closes, "closes_spread_ms": self.last_close_ms - self.first_close_ms.unwrap_or(self.last_close_ms),
             "closed_idle": self.closed_idle, "again": self.again,
             "median_ms": ms(500), "p99_ms": ms(990), "longest_ms": ms(1_000),
@@ -148,6 +153,8 @@ impl House {
     fn fails(&self, what: &str) {
         let mut seen = self.seen.lock().unwrap();
         seen.failed += 1;
+        seen.gaps += u64::from(what.contains(GAP));
+        seen.unconnected += u64::from(what.contains(CONNECT));
         if seen.failures.len() < TOLD {
             seen.failures.push(format!("at {} ms: {what}", self.start.elapsed().as_millis()));
         }
@@ -201,7 +208,7 @@ impl House {
     ) -> Result<(u16, String), String> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
-            None => Connection(TcpStream::connect(self.address).await.map_err(|error| format!("connect: {error}"))?),
+            None => Connection(TcpStream::connect(self.address).await.map_err(|error| format!("{CONNECT}{error}"))?),
         };
         let token = &self.token;
         let request = match post {
@@ -254,7 +261,7 @@ impl House {
     }
 
     async fn subscribe(&self, account: i64, since: i64) -> Result<WebSocketStream<TcpStream>, String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| format!("connect: {error}"))?;
+        let stream = TcpStream::connect(self.address).await.map_err(|error| format!("{CONNECT}{error}"))?;
         let opened = client_async(format!("ws://{}/api/ws", self.address), stream).await;
         let (mut socket, _) = opened.map_err(|error| format!("upgrade: {error}"))?;
         for message in [
@@ -287,7 +294,7 @@ impl House {
                         Some("event") => {
                             let seq = message["seq"].as_i64().unwrap_or_default();
                             if seq != *last + 1 {
-                                return Err(format!("a gap or a double: event {seq}"));
+                                return Err(format!("{GAP}{seq}"));
                             }
                             *last = seq;
                             self.seen.lock().unwrap().events += 1;
